@@ -1,0 +1,78 @@
+# From a clean clone: `make demo` shows the compiler at work, `make test` checks it.
+# Both set up what they need first (.venv, MLIR's tools); see tools/setup.sh.
+
+PY := .venv/bin/python
+LIT := .venv/bin/python .venv/bin/lit
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all bench lint format types filecheck clean
+
+help:
+	@echo 'make setup     make .venv, install nkdsl into it, and get mlir-opt 22'
+	@echo 'make demo      compile, check and time every program in examples/'
+	@echo 'make test      lint, types, FileCheck tests, unit tests'
+	@echo 'make test-all  the same, with slow tests and random hypothesis seeds'
+	@echo 'make bench     measure the kernels and their peers; results in bench/results/'
+	@echo 'make lint      ruff'
+	@echo 'make format    let ruff rewrite the files'
+	@echo 'make clean     remove everything that the other targets made, except results'
+
+setup:
+	@bash tools/setup.sh
+
+demo: setup
+	@set -e; for file in examples/*.mlir; do \
+	  echo "== $$file"; \
+	  $(PY) -m nkdsl run "$$file"; \
+	done
+
+# The steps of a check, in the order of their cost. The unit tests come last: their closing line
+# is the last line of the output.
+define run-lint
+$(PY) -m ruff check .
+$(PY) -m ruff format --check .
+endef
+define run-types
+$(PY) -m mypy
+endef
+define run-filecheck
+$(LIT) -sv --no-progress-bar tests/filecheck
+endef
+
+test: setup
+	$(run-lint)
+	$(run-types)
+	$(run-filecheck)
+	$(PY) -m pytest -m 'not slow'
+
+test-all: setup
+	$(run-lint)
+	$(run-types)
+	$(run-filecheck)
+	HYPOTHESIS_PROFILE=random $(PY) -m pytest
+
+lint: setup
+	$(run-lint)
+
+types: setup
+	$(run-types)
+
+filecheck: setup
+	$(run-filecheck)
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench:
+	@bash tools/setup.sh --with-libxsmm
+	@mkdir -p bench/results
+	$(PY) -m nkdsl bench micro --dtype f32 --json bench/results/micro-f32.json --picture bench/results/micro-f32.png
+	$(PY) -m nkdsl bench micro --dtype f64 --json bench/results/micro-f64.json --picture bench/results/micro-f64.png
+	$(PY) -m nkdsl bench blocks 64x96x256 128x128x128 33x47x65 127x255x511 --dtype f32 \
+	  --json bench/results/blocks-f32.json --picture bench/results/blocks-f32.png
+	$(PY) -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/micro-f64.json
+
+clean:
+	rm -rf .venv build dist nkdsl.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,11 @@
+"""Everything that reproduces a figure: how kernels are timed, and against whom.
+
+Reading order: `problem` (what is computed, and when an answer is right), `timing` (how a number is
+taken), `peak` (what 100 % means), `peers` (who else can do it), `ours` and `plans` (the only doors
+to the compiler), `report` (what is written down), `micro` and `blocks` (the suites). README.md
+holds the commands that regenerate every figure, and what each column means.
+
+Imports point one way: `jit`, `machine`, `memory`, `page` <- `problem` <- `timing` <- `peak`,
+`peers`, `ours` <- `plans`, `options`, `report` <- `micro`, `blocks`. Of the compiler, only tables
+are read (`nkdsl.types`, `nkdsl.targets`) and only `ours` and `plans` call it.
+"""

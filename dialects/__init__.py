@@ -1,0 +1,4 @@
+"""The dialects of nkdsl.
+
+`nanokernel` says what a product is composed of; in `nkvector` one value is one register.
+"""

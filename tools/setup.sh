@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Prepares this checkout: .venv with nkdsl (editable) and its tools, and MLIR 22's mlir-opt.
+#
+#   tools/setup.sh [--with-libxsmm]
+#
+# Python packages are installed again only when pyproject.toml has changed or the checkout was
+# moved, so a second call takes milliseconds. System packages are installed where this user may do
+# so without a password (root, or sudo that does not ask); otherwise the script says how to get
+# them and what does without.
+#
+#   PYTHON=...      the Python to make .venv from (3.11 or newer); found by name if not set
+#   NKDSL_APT=no    never install system packages
+#   NKDSL_MLIR_OPT  path of the mlir-opt to use, if it is not on PATH as mlir-opt-22
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+readonly venv=.venv
+readonly stamp=$venv/.nkdsl-setup
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() {
+  say "$@"
+  exit 1
+}
+
+# ---- system packages --------------------------------------------------------------------------
+
+# Runs a command as root, or fails without asking for a password.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  else
+    sudo -n "$@"
+  fi
+}
+
+may_install() {
+  [ "${NKDSL_APT:-yes}" != no ] && command -v apt-get >/dev/null || return 1
+  [ "$(id -u)" -eq 0 ] || { command -v sudo && sudo -n true; } >/dev/null 2>&1
+}
+
+apt_updated=no
+apt_install() {
+  may_install || return 1
+  say "installing $* with apt-get"
+  if [ "$apt_updated" = no ]; then
+    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
+    apt_updated=yes
+  fi
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq --yes --no-install-recommends "$@" >&2
+}
+
+is_mlir_22() {
+  command -v "$1" >/dev/null || return 1
+  case $("$1" --version 2>/dev/null) in
+    *"LLVM version 22."*) return 0 ;;
+  esac
+  return 1
+}
+
+have_mlir() { is_mlir_22 mlir-opt-22 || is_mlir_22 mlir-opt; }
+
+setup_mlir() {
+  if [ -n "${NKDSL_MLIR_OPT:-}" ]; then
+    is_mlir_22 "$NKDSL_MLIR_OPT" || say "NKDSL_MLIR_OPT=$NKDSL_MLIR_OPT is not an mlir-opt 22"
+    return
+  fi
+  have_mlir && return
+  apt_install mlir-22-tools && have_mlir && return
+  say "mlir-opt 22 was not found. Without it nothing is compiled to machine code, and the tests"
+  say "that need it are skipped. To get it:"
+  say "    sudo apt-get install --no-install-recommends mlir-22-tools"
+  say "(Debian 12 or newer; other systems: https://apt.llvm.org), or set NKDSL_MLIR_OPT."
+}
+
+setup_libxsmm() {
+  [ -e /usr/include/libxsmm.h ] || [ -e /usr/local/include/libxsmm.h ] && return
+  apt_install libxsmm-dev && return
+  say "libxsmm was not found; the benchmarks leave it out. To get it:"
+  say "    sudo apt-get install --no-install-recommends libxsmm-dev"
+}
+
+# ---- Python -----------------------------------------------------------------------------------
+
+is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() {
+  local name
+  if [ -n "${PYTHON:-}" ]; then
+    is_new_enough "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer"
+    printf '%s\n' "$PYTHON"
+    return
+  fi
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    command -v "$name" >/dev/null && is_new_enough "$name" || continue
+    printf '%s\n' "$name"
+    return
+  done
+  die "no Python 3.11 or newer on PATH. Install one (Debian 12: apt-get install python3" \
+    "python3-venv), or name it: make setup PYTHON=/path/to/python3"
+}
+
+make_venv() {
+  local python=$1 version log
+  log=$("$python" -m venv --clear "$venv" 2>&1) && return
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  # Debian keeps the venv module's other half in a package of its own.
+  if apt_install "python$version-venv" || apt_install python3-venv; then
+    log=$("$python" -m venv --clear "$venv" 2>&1) && return
+  fi
+  printf '%s\n' "$log" >&2
+  die "$python cannot make a virtual environment (Debian: apt-get install python$version-venv)"
+}
+
+# What the environment was made from: the project's metadata, and where it lies.
+fingerprint() {
+  cksum <pyproject.toml
+  pwd -P
+}
+
+venv_works() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+
+setup_python() {
+  local wanted python
+  wanted=$(fingerprint)
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  # A moved environment still points at its old place, so only one that was made here is kept.
+  if [ "$(tail -n 1 "$stamp" 2>/dev/null)" != "$(pwd -P)" ] || ! venv_works; then
+    python=$(find_python)
+    say "making $venv with $("$python" --version)"
+    make_venv "$python"
+  fi
+  say "installing nkdsl and its tools into $venv"
+  rm -f -- "$stamp"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]' ||
+    die "pip could not install the packages that pyproject.toml names"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+# ---- main -------------------------------------------------------------------------------------
+
+with_libxsmm=no
+for option in "$@"; do
+  case $option in
+    --with-libxsmm) with_libxsmm=yes ;;
+    *) die "unknown option $option" ;;
+  esac
+done
+
+setup_python
+setup_mlir
+[ "$with_libxsmm" = no ] || setup_libxsmm

@@ -1,0 +1,348 @@
+"""The tables are possible and true to LLVM; the registry and the choice for this machine work."""
+
+import re
+from dataclasses import replace
+from importlib.metadata import EntryPoint, EntryPoints
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from nkdsl.errors import InvalidInput, Unsupported
+from nkdsl.targets import (
+    Cache,
+    Target,
+    can_run,
+    detect,
+    get_target,
+    host,
+    known_targets,
+    registry,
+    validate,
+)
+from nkdsl.targets import cpu as cpu_module
+from nkdsl.targets.cpu import CacheGeometry, Cpu
+from nkdsl.targets.x86 import fma_entry
+from nkdsl.types import element_type
+
+TABLES = registry.BUILT_IN
+ENTRIES = [(target, instruction) for target in TABLES for instruction in target.instructions]
+
+each_table = pytest.mark.parametrize("target", TABLES, ids=lambda t: t.name)
+each_entry = pytest.mark.parametrize(
+    ("target", "instruction"), ENTRIES, ids=[f"{t.name}-{i.name}" for t, i in ENTRIES]
+)
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch):
+    """Targets that a test adds are gone after it, and targets installed here do not disturb it."""
+    monkeypatch.setattr(registry, "_registered", {})
+    announce(monkeypatch)
+    yield
+    registry._installed.cache_clear()
+
+
+def announce(monkeypatch: pytest.MonkeyPatch, **entries: object) -> None:
+    """Pretend that installed packages announce these objects."""
+
+    class Announced(EntryPoint):
+        def load(self) -> object:
+            return entries[self.name]
+
+    points = EntryPoints(
+        Announced(name, f"package:{name}", registry.ENTRY_POINT_GROUP) for name in entries
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    registry._installed.cache_clear()
+
+
+def variant(name: str = "mine", **fields: object) -> Target:
+    return replace(get_target("skylake-avx512"), name=name, **fields)  # type: ignore[arg-type]
+
+
+# ---- The tables -------------------------------------------------------------------------------
+
+
+@each_table
+def test_table_is_possible(target: Target) -> None:
+    validate(target)
+
+
+@each_table
+def test_table_multiplies_f32_and_f64_with_its_widest_registers(target: Target) -> None:
+    widest = max(i.bits for i in target.instructions)
+    for name in ("f32", "f64"):
+        assert target.instruction_for(element_type(name), element_type(name)).bits == widest
+
+
+@each_table
+def test_tables_have_an_accumulator_block_that_hides_the_latency(target: Target) -> None:
+    best = target.instructions[0]
+    in_flight = best.latency * best.per_cycle
+    blocks = ((mr, nv) for mr in range(1, 32) for nv in range(1, 32) if mr * nv >= in_flight)
+    assert any(mr * nv + min(mr, nv) + 1 <= target.plannable_registers for mr, nv in blocks)
+
+
+@each_entry
+def test_llvm_selects_the_instruction_at_its_full_width(target, instruction, capfd) -> None:
+    assembly = emit_assembly(target, fma_function(instruction))
+    assert len(re.findall(rf"\b{instruction.mnemonic}", assembly)) == 1
+    register = {128: "xmm", 256: "ymm", 512: "zmm"}[instruction.bits]
+    assert re.search(rf"{instruction.mnemonic}.*%{register}", assembly)
+    assert "not a recognized" not in capfd.readouterr().err, "LLVM knows the cpu and its features"
+
+
+@each_entry
+def test_semantics_accumulate_a_product(target, instruction) -> None:
+    acc, lhs, rhs = (
+        np.full(instruction.lanes, x, dtype=instruction.accumulator_type.dtype) for x in (1, 2, 3)
+    )
+    np.testing.assert_array_equal(instruction.semantics(acc, lhs, rhs), np.full_like(acc, 7))
+
+
+def fma_function(instruction) -> str:
+    scalar = {"f32": "float", "f64": "double"}[instruction.operand]
+    vector = f"<{instruction.lanes} x {scalar}>"
+    intrinsic = f"@llvm.fma.v{instruction.lanes}{instruction.operand}"
+    return f"""
+        define void @f(ptr %c, ptr %a, ptr %b) {{
+          %x = load {vector}, ptr %c, align 4
+          %y = load {vector}, ptr %a, align 4
+          %z = load {vector}, ptr %b, align 4
+          %r = call {vector} {intrinsic}({vector} %y, {vector} %z, {vector} %x)
+          store {vector} %r, ptr %c, align 4
+          ret void
+        }}
+        declare {vector} {intrinsic}({vector}, {vector}, {vector})
+    """
+
+
+def emit_assembly(target: Target, ir: str) -> str:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=",".join((*target.features, *target.tuning))
+    )
+    return machine.emit_assembly(llvm.parse_assembly(ir))
+
+
+# ---- The registry -----------------------------------------------------------------------------
+
+
+def test_every_table_is_found_by_its_name() -> None:
+    assert known_targets() == TABLES
+    assert [get_target(t.name) for t in TABLES] == list(TABLES)
+
+
+def test_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Unsupported) as refusal:
+        get_target("pentium")
+    for name in ("pentium", "host", *(t.name for t in TABLES)):
+        assert name in str(refusal.value)
+
+
+def test_unknown_instruction_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Unsupported, match=r"fma\.f32x8, fma\.f64x4"):
+        get_target("x86-64-v3").instruction("fma.f32x16")
+
+
+def test_registered_target_is_found() -> None:
+    registry.register_target(variant())
+    assert get_target("mine") == variant()
+    assert known_targets() == (*TABLES, variant())
+
+
+@pytest.mark.parametrize("name", ["mine", "host", "znver5"])
+def test_taken_name_is_refused(name: str) -> None:
+    registry.register_target(variant())
+    with pytest.raises(InvalidInput, match=f"'{name}' exists already"):
+        registry.register_target(variant(name))
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_target_of_an_entry_point_is_found(monkeypatch, as_function: bool) -> None:
+    announce(monkeypatch, theirs=(lambda: variant("theirs")) if as_function else variant("theirs"))
+    assert get_target("theirs") == variant("theirs")
+    assert known_targets() == (*TABLES, variant("theirs"))
+
+
+def test_registered_target_cannot_take_the_name_of_an_installed_one(monkeypatch) -> None:
+    announce(monkeypatch, theirs=variant("theirs"))
+    with pytest.raises(InvalidInput, match="'theirs' exists already"):
+        registry.register_target(variant("theirs"))
+
+
+@pytest.mark.parametrize(
+    ("announced", "fault"),
+    [
+        ("a string", "can't be loaded.*repair or uninstall"),
+        (lambda: 1 / 0, "can't be loaded: division by zero"),
+        (lambda: "a string", "gives str"),
+        (variant("znver5"), "exists already"),
+        (variant(registers=1), "impossible target"),
+    ],
+)
+def test_broken_entry_point_is_refused_by_name(monkeypatch, announced, fault: str) -> None:
+    announce(monkeypatch, theirs=announced)
+    with pytest.raises(InvalidInput, match=fault):
+        known_targets()
+    assert get_target("skylake-avx512") in TABLES, "what nkdsl brings is there all the same"
+
+
+BAD_FMA = fma_entry("f32", 512, latency=4, per_cycle=2.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"instructions": (replace(BAD_FMA, lanes=12),)}, "12 lanes of f32 make .* 384 bits"),
+        ({"instructions": (replace(BAD_FMA, k=2),)}, "16 lanes of 2 f32 factors do not fit"),
+        ({"instructions": (replace(BAD_FMA, operand="f7"),)}, "element type 'f7'"),
+        ({"instructions": (replace(BAD_FMA, latency=0),)}, "latency of 0"),
+        ({"instructions": (replace(BAD_FMA, per_cycle=0.0),)}, "per_cycle is 0"),
+        ({"instructions": (replace(BAD_FMA, upstream=""),)}, "lowered to"),
+        ({"instructions": (BAD_FMA, BAD_FMA)}, r"two instructions are called fma\.f32x16"),
+        ({"instructions": ()}, "no instructions"),
+        ({"registers": 2}, "2 registers"),
+        ({"spare_registers": 32}, "32 of 32 registers"),
+        ({"loads_per_cycle": float("nan")}, "loads_per_cycle is nan"),
+        ({"refill_cycles": -1.0}, "refill_cycles is -1"),
+        ({"features": ("avx2",)}, "'avx2' is not of the form"),
+        ({"tuning": ("prefer-256-bit",)}, "'prefer-256-bit' is not of the form"),
+        ({"cpu": ""}, "no LLVM cpu"),
+        ({"name": "a,b"}, "its name"),
+        ({"caches": ()}, "no caches"),
+        ({"caches": (Cache(0, 8, 64.0),)}, "L1: sizes and rates"),
+        ({"caches": (Cache(1000, 8, 64.0),)}, "whole number of sets"),
+        ({"caches": (Cache(65536, 8, 64.0), Cache(32768, 8, 64.0))}, "shrink"),
+    ],
+)
+def test_impossible_target_is_refused(fields: dict[str, object], fault: str) -> None:
+    with pytest.raises(InvalidInput, match=f"impossible target.*{fault}"):
+        registry.register_target(replace(variant(), **fields))  # type: ignore[arg-type]
+    assert "mine" not in [t.name for t in known_targets()]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidInput, match=r"0 registers.*loads_per_cycle.*no caches"):
+        validate(variant(registers=0, loads_per_cycle=0.0, caches=()))
+
+
+# ---- This machine -----------------------------------------------------------------------------
+
+
+def machine(name: str, *targets: str, **fields: object) -> Cpu:
+    """A processor that LLVM calls `name`, with all features of these targets."""
+    features = {f.removeprefix("+") for t in targets for f in get_target(t).features}
+    nothing = Cpu(name, "", "x86_64", frozenset(features), (), "")
+    return replace(nothing, **fields)  # type: ignore[arg-type]
+
+
+def choose(cpu: Cpu) -> host.HostTarget:
+    return host._choose(known_targets(), cpu)
+
+
+@pytest.mark.isa("avx2", "fma")
+def test_host_is_a_table_that_this_cpu_can_run() -> None:
+    target = get_target("host")
+    assert target == detect().target
+    assert can_run(target) is None
+    assert target.name in [t.name for t in known_targets()]
+    assert target.name in detect().reason
+    validate(target)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "table"),
+    [
+        (machine("skylake-avx512", "skylake-avx512"), "skylake-avx512"),
+        (machine("cascadelake", "skylake-avx512"), "skylake-avx512"),
+        (machine("znver4", "znver4"), "znver4"),
+        (machine("znver5", "znver5"), "znver5"),
+        (machine("graniterapids", "sapphirerapids"), "sapphirerapids"),
+        # A later processor of a family, even where another family's table uses more features.
+        (machine("znver6", "znver5", "sapphirerapids"), "znver5"),
+        (machine("haswell", "x86-64-v3"), "x86-64-v3"),
+        (machine("znver3", "x86-64-v3"), "x86-64-v3"),
+        # A virtual machine that hides features of the processor it names.
+        (machine("znver5", "skylake-avx512"), "skylake-avx512"),
+        (machine("sapphirerapids", "x86-64-v3"), "x86-64-v3"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
+def test_choice_goes_by_name_then_family_then_features(cpu: Cpu, table: str) -> None:
+    assert choose(cpu).target == get_target(table)
+
+
+def test_reason_names_the_features_that_the_processor_should_have() -> None:
+    reason = choose(machine("skylake-avx512", "x86-64-v3")).reason
+    assert re.search("table x86-64-v3.*'skylake-avx512' needs avx512f", reason)
+
+
+def test_machine_that_fits_no_table_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(Unsupported, match=r"'x86-64-v3' needs .*avx2.*name the target"):
+        choose(machine("nehalem"))
+
+
+def test_machine_of_another_architecture_is_refused() -> None:
+    cpu = machine("neoverse-v2", "znver5", architecture="aarch64")
+    with pytest.raises(Unsupported, match="is for x86_64, but this machine is aarch64"):
+        choose(cpu)
+
+
+def test_can_run_tells_the_missing_features(monkeypatch) -> None:
+    monkeypatch.setattr(host, "this_cpu", lambda: machine("haswell", "x86-64-v3"))
+    assert can_run(get_target("x86-64-v3")) is None
+    obstacle = can_run(get_target("skylake-avx512"))
+    assert obstacle is not None
+    assert re.search("needs avx512f, .*avx512vl, which haswell lacks", obstacle)
+
+
+def test_caches_of_the_machine_replace_those_of_the_table() -> None:
+    table = get_target("znver5")
+    measured = (CacheGeometry(1, 32 * 1024, 8, 64), CacheGeometry(2, 2**21, 16, 64))
+    chosen = choose(machine("znver5", "znver5", caches=measured, caches_from="sysfs"))
+    sizes = [(c.size, c.ways) for c in chosen.target.caches]
+    assert sizes == [(32 * 1024, 8), (2**21, 16), (32 * 2**20, 16)]
+    rates = [c.bytes_per_cycle for c in chosen.target.caches]
+    assert rates == [c.bytes_per_cycle for c in table.caches]
+    assert chosen.target.name == "znver5"
+    assert "L1D 32 KiB, L2 2 MiB, L3 32 MiB from sysfs" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("caches", "told"),
+    [
+        ((), "does not tell"),
+        ((CacheGeometry(1, 2**30, 8, 64),), "tells an impossible L1D 1024 MiB"),
+    ],
+)
+def test_caches_of_the_table_stay_where_the_machine_tells_none(caches, told: str) -> None:
+    chosen = choose(machine("znver5", "znver5", caches=caches, caches_from="sysfs"))
+    assert chosen.target == get_target("znver5")
+    assert told in chosen.reason
+
+
+def test_sysfs_caches_are_read_without_instruction_and_broken_ones(tmp_path) -> None:
+    def describe(index: int, kind: str, level: int, size: str, ways: int) -> None:
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        (folder / "type").write_text(f"{kind}\n")
+        (folder / "level").write_text(f"{level}\n")
+        (folder / "size").write_text(f"{size}\n")
+        (folder / "ways_of_associativity").write_text(f"{ways}\n")
+        (folder / "coherency_line_size").write_text("64\n")
+
+    describe(0, "Unified", 2, "1M", 16)
+    describe(1, "Data", 1, "48K", 12)
+    describe(2, "Instruction", 1, "32K", 8)
+    describe(3, "Unified", 3, "32M", 0)
+    describe(4, "Unified", 4, "lots", 16)
+    (tmp_path / "index5").mkdir()
+    wanted = (CacheGeometry(1, 48 * 1024, 12, 64), CacheGeometry(2, 2**20, 16, 64))
+    assert cpu_module._caches_from_sysfs(tmp_path) == wanted
+
+
+def test_missing_sysfs_tells_no_caches(tmp_path) -> None:
+    assert cpu_module._caches_from_sysfs(tmp_path / "absent") == ()

@@ -1,0 +1,1303 @@
+"""The `nanokernel` dialect: a matrix product whole, and composed of nanokernels.
+
+It holds two of nkdsl's levels. *Whole*: one `gemm` op says what to compute, on operands of any
+layout, and carries its plan. *Composed*: loops around `step`s, each one step of the reduction on
+a block of accumulators that is one SSA value until the last pass unrolls it.
+
+```mlir
+// whole
+nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>)
+    outs(%c[m, n] : memref<64x96xf32>) plan #nanokernel.plan<target = "znver5", ...>
+
+// composed
+%acc = nanokernel.load %c[m: %i, n: %j]
+    : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+%done = scf.for %k = %c0 to %c256 step %c4 iter_args(%part = %acc) -> (!nanokernel.block<...>) {
+  %next = nanokernel.step %part, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 4 using "fma.f32x16"
+      : memref<64x256xf32>, memref<256x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  scf.yield %next : !nanokernel.block<8x48xf32, lanes = n>
+}
+nanokernel.store %done, %c[m: %i, n: %j]
+    : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+```
+
+Iterators are called by kind: b (batch: in both factors and the result), m (left factor and
+result), n (right factor and result), k (both factors, summed over). Several of each are allowed,
+so blocked layouts, batch-reduce and transposes are index maps and not ops of their own.
+
+Imports: xDSL and `dialects.syntax` only.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    I64,
+    AffineMapAttr,
+    AnyFloat,
+    ArrayAttr,
+    DenseArrayBase,
+    IndexType,
+    IntAttr,
+    IntegerAttr,
+    IntegerType,
+    MemRefType,
+    StringAttr,
+    UnitAttr,
+    i64,
+)
+from xdsl.dialects.utils import AbstractYieldOperation
+from xdsl.ir import (
+    Attribute,
+    Dialect,
+    ParametrizedAttribute,
+    Region,
+    SSAValue,
+    TypeAttribute,
+)
+from xdsl.ir.affine import (
+    AffineBinaryOpExpr,
+    AffineBinaryOpKind,
+    AffineConstantExpr,
+    AffineDimExpr,
+    AffineExpr,
+    AffineMap,
+)
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    lazy_traits_def,
+    operand_def,
+    opt_prop_def,
+    opt_region_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser, Parser, UnresolvedOperand
+from xdsl.printer import Printer
+from xdsl.traits import (
+    HasParent,
+    IsTerminator,
+    MemoryReadEffect,
+    MemoryWriteEffect,
+    NoMemoryEffect,
+    Pure,
+)
+from xdsl.utils.exceptions import VerifyException
+
+from nkdsl.dialects.indexing import offsets_attr
+from nkdsl.dialects.syntax import located, parse_i64, parse_types, print_types
+
+KINDS = ("b", "m", "n", "k")
+"""The kinds of iterators: batch, rows, columns, reduction."""
+
+LANES = ("m", "n", "k")
+"""The kinds that a block extends along; one of them lies along the lanes of a register."""
+
+_KINDS_HELP = "b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs"
+
+_ITERATOR_NAME = rf"[{''.join(KINDS)}][0-9]*"
+
+WORKSPACE_ALIGNMENT = 64
+"""Bytes: the workspace and each of its parts start at a multiple, a cache line of every target."""
+
+TARGET_ATTRIBUTE = "nanokernel.target"
+"""The function attribute that names the target a function was planned for."""
+
+
+# ----------------------------------------------------------------------------- attributes
+
+
+@irdl_attr_definition
+class BlockType(ParametrizedAttribute, TypeAttribute):
+    """A block of M×N accumulators, `!nanokernel.block<8x48xf32, lanes = n>`.
+
+    `lanes` says which dimension lies along the vector lanes; with `lanes = k` each accumulator is
+    a whole register of partial sums, added up when the block is stored.
+    """
+
+    name = "nanokernel.block"
+
+    rows: IntAttr
+    columns: IntAttr
+    element_type: Attribute
+    lanes: StringAttr
+
+    @classmethod
+    def of(cls, rows: int, columns: int, element_type: Attribute, lanes: str) -> Self:
+        """The type of a rows×columns block."""
+        return cls(IntAttr(rows), IntAttr(columns), element_type, StringAttr(lanes))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, N)."""
+        return self.rows.data, self.columns.data
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<8x48xf32, lanes = n>`."""
+        with parser.in_angle_brackets(), located(parser):
+            start = parser.pos
+            shape, element_type = parser.parse_shape()
+            if shape is None or len(shape) != 2:
+                parser.raise_error("a block has two dimensions, as in 8x48xf32", start, parser.pos)
+            parser.parse_punctuation(",")
+            parser.parse_keyword("lanes")
+            parser.parse_punctuation("=")
+            lanes = parser.parse_identifier()
+            return cls.of(shape[0], shape[1], element_type, lanes).parameters
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<8x48xf32, lanes = n>`."""
+        rows, columns = self.shape
+        with printer.in_angle_brackets():
+            printer.print_string(f"{rows}x{columns}x")
+            printer.print_attribute(self.element_type)
+            printer.print_string(f", lanes = {self.lanes.data}")
+
+    def verify(self) -> None:
+        """Refuse blocks without accumulators or of run-time size, and unknown words."""
+        if DYNAMIC_INDEX in self.shape:
+            raise VerifyException("a block lives in registers, so its size must be static")
+        if min(self.shape) < 1:
+            rows, columns = self.shape
+            raise VerifyException(
+                f"a block needs at least one row and one column, got {rows}x{columns}"
+            )
+        if not isinstance(self.element_type, AnyFloat | IntegerType):
+            raise VerifyException(f"a block holds floats or integers, not {self.element_type}")
+        if self.lanes.data not in LANES:
+            raise VerifyException(
+                f"lanes must be one of {', '.join(LANES)}, got '{self.lanes.data}'"
+            )
+
+
+_PLAN_CHOICES = {
+    "lanes": LANES,
+    "edges": ("even",),
+    "resident": ("lhs", "rhs"),
+    "pack": ("none", "lhs", "rhs"),
+}
+"""The words that each symbolic entry of a plan may hold."""
+
+_PLAN_SIZES = ("k_unroll", "k_block", "prefetch")
+"""The entries of a plan that count something."""
+
+_PLAN_REQUIRED = ("target", "instruction", "block")
+"""The entries that no plan may leave out."""
+
+
+@irdl_attr_definition
+class PlanAttr(ParametrizedAttribute):
+    """The rules that a product is compiled by, found by the planner or written by hand.
+
+    Rules, not lists: they hold for any sizes. `k_unroll` and `prefetch` count steps of the
+    reduction, `block` counts accumulators, M×N.
+    """
+
+    name = "nanokernel.plan"
+
+    target: StringAttr
+    instruction: StringAttr
+    rows: IntAttr
+    columns: IntAttr
+    lanes: StringAttr
+    edges: StringAttr
+    k_unroll: IntAttr
+    resident: StringAttr
+    prefetch: IntAttr
+    pack: StringAttr
+    k_block: IntAttr
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        target: str,
+        instruction: str,
+        block: tuple[int, int],
+        lanes: str = "n",
+        edges: str = "even",
+        k_unroll: int = 1,
+        resident: str = "rhs",
+        prefetch: int = 0,
+        pack: str = "none",
+        k_block: int = 0,
+    ) -> Self:
+        """A plan from Python values.
+
+        Args:
+            target: the target's name.
+            instruction: one of the target's instructions.
+            block: accumulators in registers, (M, N).
+            lanes: the dimension along the vector lanes, "m", "n" or "k".
+            edges: how sizes that the block doesn't divide are covered; "even" splits evenly.
+            k_unroll: reduction steps in one turn of the inner loop.
+            resident: the factor whose panel is reused by consecutive blocks ("lhs" or "rhs").
+            prefetch: how many reduction steps ahead the streamed factors are asked for; 0: never.
+            k_block: how much of the outermost reduction iterator is summed up before the next
+                block of accumulators; the sums rest in the result meanwhile. 0: all of it.
+            pack: the factor that is copied into the workspace first, or "none".
+        """
+        return cls(
+            StringAttr(target),
+            StringAttr(instruction),
+            IntAttr(block[0]),
+            IntAttr(block[1]),
+            StringAttr(lanes),
+            StringAttr(edges),
+            IntAttr(k_unroll),
+            StringAttr(resident),
+            IntAttr(prefetch),
+            StringAttr(pack),
+            IntAttr(k_block),
+        )
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Accumulators in registers, (M, N)."""
+        return self.rows.data, self.columns.data
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<key = value, ...>`; target, instruction and block are required."""
+        values: dict[str, Any] = {}
+
+        def parse_entry() -> None:
+            key, value = _parse_plan_entry(parser, known=values)
+            values[key] = value
+
+        with parser.in_angle_brackets(), located(parser):
+            parser.parse_comma_separated_list(parser.Delimiter.NONE, parse_entry)
+            for key in _PLAN_REQUIRED:
+                if key not in values:
+                    raise VerifyException(f"a plan needs an entry '{key}'")
+            return cls.of(**values).parameters
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<key = value, ...>`."""
+        mr, nr = self.block
+        with printer.in_angle_brackets():
+            printer.print_string("target = ")
+            printer.print_string_literal(self.target.data)
+            printer.print_string(", instruction = ")
+            printer.print_string_literal(self.instruction.data)
+            printer.print_string(f", block = {mr}x{nr}")
+            for key in ("lanes", "edges", "k_unroll", "k_block", "resident", "prefetch", "pack"):
+                printer.print_string(f", {key} = {getattr(self, key).data}")
+
+    def verify(self) -> None:
+        """Refuse words and sizes that no plan can have."""
+        for key, choices in _PLAN_CHOICES.items():
+            word = getattr(self, key).data
+            if word not in choices:
+                raise VerifyException(f"{key} must be one of {', '.join(choices)}, got '{word}'")
+        if DYNAMIC_INDEX in self.block:
+            raise VerifyException("a block lives in registers, so its size must be static")
+        if min(self.block) < 1:
+            mr, nr = self.block
+            raise VerifyException(f"a block needs at least one row and one column, got {mr}x{nr}")
+        if self.k_unroll.data < 1:
+            raise VerifyException(f"k_unroll must be at least 1, got {self.k_unroll.data}")
+        for key in ("k_block", "prefetch"):
+            if getattr(self, key).data < 0:
+                raise VerifyException(f"{key} must not be negative, got {getattr(self, key).data}")
+
+
+def _parse_plan_entry(parser: AttrParser, known: Mapping[str, Any]) -> tuple[str, Any]:
+    """Parse `key = value`, one entry of a plan that has the `known` ones already."""
+    start = parser.pos
+    key = parser.parse_identifier()
+    end = parser.pos
+    if key in known:
+        parser.raise_error(f"'{key}' is written twice in this plan", start, end)
+    if key not in (*_PLAN_REQUIRED, *_PLAN_CHOICES, *_PLAN_SIZES):
+        entries = ", ".join((*_PLAN_REQUIRED, *_PLAN_CHOICES, *_PLAN_SIZES))
+        parser.raise_error(f"a plan has no entry '{key}'; its entries are: {entries}", start, end)
+    parser.parse_punctuation("=")
+    if key == "block":
+        return key, _parse_plan_block(parser)
+    if key in _PLAN_CHOICES:
+        return key, parser.parse_identifier()
+    return key, parse_i64(parser) if key in _PLAN_SIZES else parser.parse_str_literal()
+
+
+def _parse_plan_block(parser: AttrParser) -> tuple[int, int]:
+    """Parse `8x48`."""
+    start = parser.pos
+    dimensions = parser.parse_dimension_list()
+    if len(dimensions) != 2:
+        parser.raise_error("a block has two dimensions, as in 8x48", start, parser.pos)
+    return dimensions[0], dimensions[1]
+
+
+# ------------------------------------------------------------------------------ index maps
+
+
+def linear_coefficients(expr: AffineExpr, num_dims: int) -> tuple[list[int], int] | None:
+    """Coefficient of each dimension and the constant of a linear expression, or None."""
+    zero = [0] * num_dims
+    match expr:
+        case AffineDimExpr(position=position):
+            return [int(d == position) for d in range(num_dims)], 0
+        case AffineConstantExpr(value=value):
+            return zero, value
+        case AffineBinaryOpExpr(kind=kind, lhs=lhs, rhs=rhs):
+            left, right = linear_coefficients(lhs, num_dims), linear_coefficients(rhs, num_dims)
+            if left is None or right is None:
+                return None
+            return _combine_linear(kind, left, right)
+        case _:
+            return None
+
+
+def _combine_linear(
+    kind: AffineBinaryOpKind, left: tuple[list[int], int], right: tuple[list[int], int]
+) -> tuple[list[int], int] | None:
+    (lc, lk), (rc, rk) = left, right
+    match kind:
+        case AffineBinaryOpKind.Add:
+            return [x + y for x, y in zip(lc, rc, strict=True)], lk + rk
+        case AffineBinaryOpKind.Mul if not any(rc):
+            return [x * rk for x in lc], lk * rk
+        case AffineBinaryOpKind.Mul if not any(lc):
+            return [x * lk for x in rc], lk * rk
+        case _:
+            return None
+
+
+def dims_of(map_: AffineMap) -> frozenset[int]:
+    """The iterators that a map depends on."""
+    used: set[int] = set()
+    for result in map_.results:
+        used |= result.used_dims()
+    return frozenset(used)
+
+
+def iterator_kinds(lhs: AffineMap, rhs: AffineMap, out: AffineMap) -> tuple[str, ...]:
+    """The kind of each iterator, by the operands it indexes; `?` where it is none of b, m, n, k."""
+    by_use = {
+        (True, True, True): "b",
+        (True, False, True): "m",
+        (False, True, True): "n",
+        (True, True, False): "k",
+    }
+    uses = [dims_of(m) for m in (lhs, rhs, out)]
+    return tuple(
+        by_use.get((d in uses[0], d in uses[1], d in uses[2]), "?") for d in range(lhs.num_dims)
+    )
+
+
+def iterator_names(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Readable names: the kind, numbered where several iterators share it."""
+    names: list[str] = []
+    for position, kind in enumerate(kinds):
+        alone = kinds.count(kind) == 1
+        names.append(kind if alone else f"{kind}{kinds[:position].count(kind)}")
+    return tuple(names)
+
+
+def canonical_maps(maps: Sequence[AffineMap]) -> tuple[AffineMap, ...]:
+    """The same maps with the iterators numbered in order of first use."""
+    order: list[int] = []
+    for map_ in maps:
+        for result in map_.results:
+            order += [d for d in sorted(result.used_dims()) if d not in order]
+    order += [d for d in range(maps[0].num_dims) if d not in order]
+    new = [AffineExpr.dimension(order.index(d)) for d in range(len(order))]
+    return tuple(m.replace_dims_and_symbols(new, (), len(order), 0) for m in maps)
+
+
+def _print_expr(expr: AffineExpr, names: Sequence[str]) -> str:
+    """`2 * k0 + k1`; the expression must be linear."""
+    linear = linear_coefficients(expr, len(names))
+    assert linear is not None
+    coefficients, constant = linear
+    terms = [
+        name if factor == 1 else f"{factor} * {name}"
+        for factor, name in zip(coefficients, names, strict=True)
+        if factor
+    ]
+    if constant or not terms:
+        terms.append(str(constant))
+    return " + ".join(terms)
+
+
+_Terms = list[tuple[int, int | None]]
+"""A linear expression while it is parsed: (factor, iterator) pairs, no iterator for a constant."""
+
+
+def _parse_iterator(parser: Parser, names: list[str]) -> int:
+    """Parse the name of an iterator into its position in `names`; a new one is appended."""
+    start = parser.pos
+    name = parser.parse_identifier(" of an iterator")
+    if re.fullmatch(_ITERATOR_NAME, name) is None:
+        parser.raise_error(
+            f"an iterator is called b, m, n or k, or that and a number, not {name}",
+            start,
+            parser.pos,
+        )
+    if name not in names:
+        names.append(name)
+    return names.index(name)
+
+
+def _parse_expr(parser: Parser, names: list[str]) -> _Terms:
+    """Parse a linear expression into (factor, iterator) terms; new names are appended."""
+    terms: _Terms = []
+    while True:
+        factor = parser.parse_optional_integer(allow_boolean=False)
+        if factor is None:
+            terms.append((1, _parse_iterator(parser, names)))
+        elif parser.parse_optional_characters("*") is not None:
+            terms.append((factor, _parse_iterator(parser, names)))
+        else:
+            terms.append((factor, None))
+        if parser.parse_optional_characters("+") is None:
+            return terms
+
+
+def _build_map(results: Sequence[_Terms], num_dims: int) -> AffineMap:
+    """The map whose results are the given linear expressions."""
+
+    def build(terms: _Terms) -> AffineExpr:
+        total = AffineExpr.constant(0)
+        for factor, dim in terms:
+            one = AffineExpr.constant(1) if dim is None else AffineExpr.dimension(dim)
+            total = total + one * factor
+        return total
+
+    return AffineMap(num_dims, 0, tuple(build(terms) for terms in results))
+
+
+# ------------------------------------------------------------------------------------- ops
+
+
+def _memref(value: SSAValue) -> MemRefType:
+    """The type of a value that is constrained to be a memref."""
+    assert isinstance(value.type, MemRefType)
+    return value.type
+
+
+@irdl_op_definition
+class YieldOp(AbstractYieldOperation[Attribute]):
+    """Ends an epilogue with the value to store, an element of the result."""
+
+    name = "nanokernel.yield"
+
+    traits = lazy_traits_def(lambda: (IsTerminator(), HasParent(GemmOp), Pure()))
+
+
+@irdl_op_definition
+class GemmOp(IRDLOperation):
+    """A whole product: `out = epilogue(out + sum over k of lhs * rhs)`.
+
+    With `from zero` the sum starts at zero and `out` is never read. The epilogue is a region as
+    in linalg.generic: its first argument is the sum in the accumulator's type, further ones are
+    elements of `extras`, whose maps use batch, row and column iterators only. Without a region
+    the sum is stored as it is. It runs once, after the last step of the reduction.
+
+    ```mlir
+    // relu(a * b + bias), where a is blocked by two along k
+    nanokernel.gemm ins(%a[m, 2 * k0 + k1], %b[k0, n, k1]
+            : memref<64x256xf32>, memref<128x96x2xf32>)
+        outs(%c[m, n] : memref<64x96xf32>) from zero epilogue(%bias[n] : memref<96xf32>) {
+    ^bb0(%sum: f32, %b_n: f32):
+      %biased = arith.addf %sum, %b_n : f32
+      %zero = arith.constant 0.0 : f32
+      %relu = arith.maximumf %biased, %zero : f32
+      nanokernel.yield %relu : f32
+    }
+    ```
+
+    An index is a linear expression of iterators, whose names have no meaning beyond their kind:
+    they are numbered anew, in order of first use, when the op is made or printed. Each iterator
+    must index some dimension alone, which gives its extent. The result is memory of its own, not
+    a factor: a block is stored while others still have to read the factors.
+    """
+
+    name = "nanokernel.gemm"
+
+    lhs = operand_def(MemRefType)
+    rhs = operand_def(MemRefType)
+    out = operand_def(MemRefType)
+    extras = var_operand_def(MemRefType)
+    maps = prop_def(ArrayAttr[AffineMapAttr])
+    from_zero = opt_prop_def(UnitAttr)
+    plan = opt_prop_def(PlanAttr)
+    epilogue = opt_region_def("single_block")
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(
+        self,
+        lhs: SSAValue,
+        rhs: SSAValue,
+        out: SSAValue,
+        maps: Sequence[AffineMap],
+        *,
+        extras: Sequence[SSAValue] = (),
+        from_zero: bool = False,
+        plan: PlanAttr | None = None,
+        epilogue: Region | None = None,
+    ):
+        super().__init__(
+            operands=[lhs, rhs, out, extras],
+            properties={
+                "maps": ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)]),
+                "from_zero": UnitAttr() if from_zero else None,
+                "plan": plan,
+            },
+            regions=[[epilogue] if epilogue is not None else []],
+        )
+
+    @property
+    def indexing_maps(self) -> tuple[AffineMap, ...]:
+        """The maps of lhs, rhs, out and the extras."""
+        return tuple(m.data for m in self.maps)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each iterator."""
+        lhs, rhs, out = self.indexing_maps[:3]
+        return iterator_kinds(lhs, rhs, out)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The extent of each iterator; -1 where it is known only at run time."""
+        sizes: dict[int, int] = {}
+        for extent, index in self._dimensions():
+            if isinstance(index, AffineDimExpr):
+                known = sizes.get(index.position, -1)
+                sizes[index.position] = max(known, extent)  # DYNAMIC_INDEX is far below -1
+        return tuple(sizes[d] for d in range(len(self.kinds)))
+
+    def _dimensions(self) -> Iterator[tuple[int, AffineExpr]]:
+        """Every dimension of every operand: its extent, and the expression that indexes it."""
+        for operand, map_ in zip(self.operands, self.indexing_maps, strict=True):
+            yield from zip(_memref(operand).get_shape(), map_.results, strict=True)
+
+    def verify_(self) -> None:
+        """Refuse maps that state no product, operands that don't fit, and wrong epilogues."""
+        self._verify_out()
+        self._verify_maps()
+        self._verify_kinds()
+        self._verify_extents()
+        self._verify_epilogue()
+
+    def _verify_out(self) -> None:
+        for name, factor in (("lhs", self.lhs), ("rhs", self.rhs)):
+            if factor is self.out:
+                raise VerifyException(
+                    f"{name} is also the result, which is written before {name} is read for the "
+                    "last time; write to memory of its own, and copy the result from there"
+                )
+
+    def _verify_maps(self) -> None:
+        if len(self.maps) != len(self.operands):
+            raise VerifyException(
+                f"expected one map an operand, {len(self.operands)}, got {len(self.maps)}"
+            )
+        num_dims = self.indexing_maps[0].num_dims
+        for operand, map_ in zip(self.operands, self.indexing_maps, strict=True):
+            if map_.num_dims != num_dims or map_.num_symbols:
+                raise VerifyException("all maps must have the same iterators and no symbols")
+            if len(map_.results) != _memref(operand).get_num_dims():
+                raise VerifyException(
+                    f"a map of {len(map_.results)} results can't index {operand.type}"
+                )
+            if any(linear_coefficients(r, num_dims) is None for r in map_.results):
+                raise VerifyException(f"maps must be linear, got {map_}")
+
+    def _verify_kinds(self) -> None:
+        for position, kind in enumerate(self.kinds):
+            if kind == "?":
+                raise VerifyException(f"iterator d{position} has no kind: {_KINDS_HELP}")
+
+    def _verify_extents(self) -> None:
+        names = iterator_names(self.kinds)
+        extents: dict[int, int] = {}
+        for extent, index in self._dimensions():
+            if not isinstance(index, AffineDimExpr):
+                continue
+            known = extents.setdefault(index.position, extent)
+            if known == DYNAMIC_INDEX:
+                extents[index.position] = extent
+            elif extent not in (known, DYNAMIC_INDEX):
+                raise VerifyException(
+                    f"iterator {names[index.position]} has extent {known} and {extent}"
+                )
+        for position, name in enumerate(names):
+            if position not in extents:
+                raise VerifyException(f"no operand's dimension gives the extent of {name}")
+
+    def _verify_epilogue(self) -> None:
+        if self.epilogue is None:
+            if self.extras:
+                raise VerifyException("extra operands need an epilogue that uses them")
+            return
+        for map_ in self.indexing_maps[3:]:
+            if any(self.kinds[d] == "k" for d in dims_of(map_)):
+                raise VerifyException(
+                    "the reduction is over when the epilogue runs: no k in extra operands"
+                )
+        body = self.epilogue.block
+        if len(body.args) != 1 + len(self.extras):
+            raise VerifyException(
+                "the epilogue takes the sum and one value an extra operand, "
+                f"{1 + len(self.extras)} in all, not {len(body.args)}"
+            )
+        for extra, argument in zip(self.extras, body.args[1:], strict=True):
+            if argument.type != _memref(extra).element_type:
+                raise VerifyException(
+                    f"the epilogue takes the elements of {extra.type}, not {argument.type}"
+                )
+        last = body.last_op
+        if not isinstance(last, YieldOp) or len(last.operands) != 1:
+            raise VerifyException("the epilogue must end in nanokernel.yield of one value")
+        if last.operands[0].type != _memref(self.out).element_type:
+            raise VerifyException(
+                f"the epilogue must yield an element of {self.out.type}, "
+                f"not {last.operands[0].type}"
+            )
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        maps = canonical_maps(self.indexing_maps)
+        names = iterator_names(iterator_kinds(*maps[:3]))
+
+        def print_access(pair: tuple[SSAValue, AffineMap]) -> None:
+            printer.print_ssa_value(pair[0])
+            results = ", ".join(_print_expr(r, names) for r in pair[1].results)
+            printer.print_string(f"[{results}]")
+
+        def print_group(values: Sequence[SSAValue], maps: Sequence[AffineMap]) -> None:
+            with printer.in_parens():
+                printer.print_list(list(zip(values, maps, strict=True)), print_access)
+                printer.print_string(" : ")
+                printer.print_list([v.type for v in values], printer.print_attribute)
+
+        printer.print_string(" ins")
+        print_group([self.lhs, self.rhs], maps[:2])
+        printer.print_string(" outs")
+        print_group([self.out], maps[2:3])
+        if self.from_zero is not None:
+            printer.print_string(" from zero")
+        if self.plan is not None:
+            printer.print_string(" plan ")
+            printer.print_attribute(self.plan)
+        if self.epilogue is not None:
+            printer.print_string(" epilogue")
+            if self.extras:
+                print_group(self.extras, maps[3:])
+            printer.print_string(" ")
+            printer.print_region(self.epilogue)
+        printer.print_op_attributes(self.attributes, print_keyword=True)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        names: list[str] = []
+        start = parser.pos
+        parser.parse_keyword("ins")
+        (lhs, rhs), factor_indices = _parse_group(parser, names, count=2)
+        parser.parse_keyword("outs")
+        (out,), out_indices = _parse_group(parser, names, count=1)
+        from_zero = parser.parse_optional_keyword("from") is not None
+        if from_zero:
+            parser.parse_keyword("zero")
+        plan = _parse_optional_plan(parser)
+        extras: list[SSAValue] = []
+        extra_indices: list[list[_Terms]] = []
+        epilogue = None
+        if parser.parse_optional_keyword("epilogue") is not None:
+            if parser.parse_optional_punctuation("(") is not None:
+                extras, extra_indices = _parse_group(parser, names)
+            epilogue = parser.parse_region()
+        attributes = parser.parse_optional_attr_dict_with_keyword()
+        indices = [*factor_indices, *out_indices, *extra_indices]
+        maps = [_build_map(index, len(names)) for index in indices]
+        for name, kind in zip(names, iterator_kinds(*maps[:3]), strict=True):
+            if name[0] != kind:
+                parser.raise_error(
+                    f"iterator {name} does not index as its name says: {_KINDS_HELP}", start
+                )
+        op = cls(
+            lhs,
+            rhs,
+            out,
+            maps,
+            extras=extras,
+            from_zero=from_zero,
+            plan=plan,
+            epilogue=epilogue,
+        )
+        if attributes is not None:
+            op.attributes |= attributes.data
+        return op
+
+
+def _parse_group(
+    parser: Parser, names: list[str], count: int | None = None
+) -> tuple[list[SSAValue], list[list[_Terms]]]:
+    """Parse `(%a[m, k], %b[k, n] : type, type)` into operands and their indices.
+
+    Without a `count` of operands the opening parenthesis has been parsed already.
+    """
+    indices: list[list[_Terms]] = []
+
+    def parse_access() -> UnresolvedOperand:
+        operand = parser.parse_unresolved_operand()
+        indices.append(
+            parser.parse_comma_separated_list(
+                parser.Delimiter.SQUARE, lambda: _parse_expr(parser, names)
+            )
+        )
+        return operand
+
+    if count is not None:
+        parser.parse_punctuation("(")
+    start = parser.pos
+    operands = parser.parse_comma_separated_list(parser.Delimiter.NONE, parse_access)
+    if count is not None and len(operands) != count:
+        plural = "s" if count > 1 else ""
+        parser.raise_error(
+            f"expected {count} operand{plural}, got {len(operands)}", start, parser.pos
+        )
+    parser.parse_punctuation(":")
+    types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+    values = list(parser.resolve_operands(operands, types, start))
+    parser.parse_punctuation(")")
+    return values, indices
+
+
+def _parse_optional_plan(parser: Parser) -> PlanAttr | None:
+    """Parse `plan #nanokernel.plan<...>` or nothing."""
+    if parser.parse_optional_keyword("plan") is None:
+        return None
+    start = parser.pos
+    plan = parser.parse_attribute()
+    if not isinstance(plan, PlanAttr):
+        parser.raise_error("expected a #nanokernel.plan", start)
+    return plan
+
+
+# ---- blocks and their memory: `%a[%b, m: %i, k: %k]`
+
+
+def _verify_tagged(
+    memref: SSAValue, indices: Sequence[SSAValue], dims: str, extents: Mapping[str, int]
+) -> None:
+    """Refuse an access that isn't one index a dimension, or lacks a dimension it extends along.
+
+    `dims` holds the tag of each dimension, `_` for none; `extents` says which tags are allowed,
+    each once, and how far the access extends along each.
+    """
+    type_ = _memref(memref)
+    if len(indices) != type_.get_num_dims():
+        raise VerifyException(
+            f"expected {type_.get_num_dims()} indices for {type_}, got {len(indices)}"
+        )
+    if len(dims) != type_.get_num_dims():
+        raise VerifyException(f"expected a tag or '_' for each dimension of {type_}, got '{dims}'")
+    for tag in dims:
+        if tag != "_" and (tag not in extents or dims.count(tag) > 1):
+            raise VerifyException(
+                f"dimensions may be tagged {' and '.join(extents)}, each once; got '{dims}'"
+            )
+    for tag, extent in extents.items():
+        if tag not in dims and extent > 1:
+            raise VerifyException(
+                f"{extent} elements along {tag} need a dimension {tag} of {type_}"
+            )
+
+
+def _print_tagged(
+    printer: Printer, memref: SSAValue, indices: Sequence[SSAValue], dims: str
+) -> None:
+    """Print `%a[%b, m: %i, k: %k]`."""
+
+    def print_index(pair: tuple[SSAValue, str]) -> None:
+        if pair[1] != "_":
+            printer.print_string(f"{pair[1]}: ")
+        printer.print_ssa_value(pair[0])
+
+    printer.print_ssa_value(memref)
+    with printer.in_square_brackets():
+        printer.print_list(list(zip(indices, dims, strict=True)), print_index)
+
+
+def _parse_tagged(parser: Parser) -> tuple[UnresolvedOperand, list[SSAValue], str]:
+    """Parse `%a[%b, m: %i, k: %k]` into memref, indices and tags."""
+
+    def parse_index() -> tuple[SSAValue, str]:
+        start = parser.pos
+        tag = parser.parse_optional_identifier()
+        if tag is not None:
+            if tag not in LANES:
+                parser.raise_error(f"dimensions are tagged m, n or k, not {tag}", start, parser.pos)
+            parser.parse_punctuation(":")
+        value = parser.resolve_operand(parser.parse_unresolved_operand(), IndexType())
+        return value, tag or "_"
+
+    memref = parser.parse_unresolved_operand()
+    pairs = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parse_index)
+    return memref, [value for value, _ in pairs], "".join(tag for _, tag in pairs)
+
+
+@irdl_op_definition
+class ZeroOp(IRDLOperation):
+    """A block of zeros.
+
+    ```mlir
+    %acc = nanokernel.zero : !nanokernel.block<8x48xf32, lanes = n>
+    ```
+    """
+
+    name = "nanokernel.zero"
+    result = result_def(BlockType)
+
+    traits = traits_def(Pure())
+
+    def __init__(self, result_type: Attribute):
+        super().__init__(result_types=[result_type])
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        print_types(printer, self.attributes, [self.result.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        attributes, (block_type,) = parse_types(parser, BlockType)
+        op = cls(block_type)
+        op.attributes |= attributes
+        return op
+
+
+class _BlockAccess(IRDLOperation):
+    """What load and store share: a memref whose m and n dimensions the block lies on."""
+
+    memref = operand_def(MemRefType)
+    indices = var_operand_def(IndexType)
+    dims = prop_def(StringAttr)
+
+    def _verify_block(self, block: Attribute) -> None:
+        assert isinstance(block, BlockType)
+        extents = dict(zip("mn", block.shape, strict=True))
+        _verify_tagged(self.memref, self.indices, self.dims.data, extents)
+        if _memref(self.memref).element_type != block.element_type:
+            raise VerifyException(f"{self.memref.type} does not hold the elements of {block}")
+
+
+@irdl_op_definition
+class LoadOp(_BlockAccess):
+    """Load a block of accumulators; `m:` and `n:` tag the dimensions it lies on.
+
+    ```mlir
+    %acc = nanokernel.load %c[%batch, m: %i, n: %j]
+        : memref<4x64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+    ```
+
+    The indices are those of the block's first element. A block of one row needs no dimension m,
+    one of one column no dimension n.
+    """
+
+    name = "nanokernel.load"
+    result = result_def(BlockType)
+
+    traits = traits_def(MemoryReadEffect())
+
+    def __init__(
+        self, memref: SSAValue, indices: Sequence[SSAValue], dims: str, result_type: Attribute
+    ):
+        super().__init__(
+            operands=[memref, indices],
+            properties={"dims": StringAttr(dims)},
+            result_types=[result_type],
+        )
+
+    def verify_(self) -> None:
+        """Refuse wrong tags and indices, and a memref of other elements."""
+        self._verify_block(self.result.type)
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        _print_tagged(printer, self.memref, self.indices, self.dims.data)
+        print_types(printer, self.attributes, [self.memref.type, self.result.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        memref, indices, dims = _parse_tagged(parser)
+        attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
+        op = cls(parser.resolve_operand(memref, memref_type), indices, dims, block_type)
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class StoreOp(_BlockAccess):
+    """Store a block of accumulators; `m:` and `n:` tag the dimensions it lies on.
+
+    With `accumulate` the block is added to what is there: for `lanes = k`, whose sums are
+    complete only now.
+
+    ```mlir
+    nanokernel.store %done, %c[%batch, m: %i, n: %j]
+        : memref<4x64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+    nanokernel.store %sums, %y[m: %i] accumulate
+        : memref<64xf32>, !nanokernel.block<8x1xf32, lanes = k>
+    ```
+    """
+
+    name = "nanokernel.store"
+    block = operand_def(BlockType)
+    accumulate = opt_prop_def(UnitAttr)
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(
+        self,
+        block: SSAValue,
+        memref: SSAValue,
+        indices: Sequence[SSAValue],
+        dims: str,
+        accumulate: bool = False,
+    ):
+        super().__init__(
+            operands=[block, memref, indices],
+            properties={
+                "dims": StringAttr(dims),
+                "accumulate": UnitAttr() if accumulate else None,
+            },
+        )
+
+    def verify_(self) -> None:
+        """Refuse wrong tags and indices, and a memref of other elements."""
+        self._verify_block(self.block.type)
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        printer.print_ssa_value(self.block)
+        printer.print_string(", ")
+        _print_tagged(printer, self.memref, self.indices, self.dims.data)
+        if self.accumulate is not None:
+            printer.print_string(" accumulate")
+        print_types(printer, self.attributes, [self.memref.type, self.block.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        block = parser.parse_unresolved_operand()
+        parser.parse_punctuation(",")
+        memref, indices, dims = _parse_tagged(parser)
+        accumulate = parser.parse_optional_keyword("accumulate") is not None
+        attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
+        stored = parser.resolve_operand(block, block_type)
+        target = parser.resolve_operand(memref, memref_type)
+        op = cls(stored, target, indices, dims, accumulate)
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class StepOp(IRDLOperation):
+    """One nanokernel: `acc[m, n] += lhs[m, k] * rhs[k, n]` for `depth` steps k of the reduction.
+
+    The products are added in order of k, each with one rounding; with `lanes = k` lane l adds
+    those with k = l modulo the lanes. `prefetch` asks for the elements of lhs or rhs that lie at
+    some distance, one offset an index, from those that the step uses.
+
+    ```mlir
+    %next = nanokernel.step %acc, %a[m: %i, k: %k], %b[k: %k, n: %j]
+        depth 4 using "fma.f32x16" prefetch rhs [8, 0]
+        : memref<64x256xf32>, memref<256x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+    ```
+
+    The indices are those of the first element that each factor contributes, and the types those of
+    lhs, rhs and the block.
+    """
+
+    name = "nanokernel.step"
+    acc = operand_def(BlockType)
+    lhs = operand_def(MemRefType)
+    lhs_indices = var_operand_def(IndexType)
+    rhs = operand_def(MemRefType)
+    rhs_indices = var_operand_def(IndexType)
+    lhs_dims = prop_def(StringAttr)
+    rhs_dims = prop_def(StringAttr)
+    depth = prop_def(IntegerAttr[I64])
+    instruction = prop_def(StringAttr)
+    prefetch_lhs = opt_prop_def(DenseArrayBase[I64])
+    prefetch_rhs = opt_prop_def(DenseArrayBase[I64])
+    result = result_def(BlockType)
+
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    traits = traits_def(MemoryReadEffect())
+
+    def __init__(
+        self,
+        acc: SSAValue,
+        lhs: tuple[SSAValue, Sequence[SSAValue], str],
+        rhs: tuple[SSAValue, Sequence[SSAValue], str],
+        depth: int,
+        instruction: str,
+        prefetch: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    ):
+        """Factors are given as (memref, indices, tags); `prefetch` as offsets of (lhs, rhs)."""
+        super().__init__(
+            operands=[acc, lhs[0], lhs[1], rhs[0], rhs[1]],
+            properties={
+                "lhs_dims": StringAttr(lhs[2]),
+                "rhs_dims": StringAttr(rhs[2]),
+                "depth": IntegerAttr(depth, i64),
+                "instruction": StringAttr(instruction),
+                "prefetch_lhs": offsets_attr(prefetch[0]) if prefetch[0] else None,
+                "prefetch_rhs": offsets_attr(prefetch[1]) if prefetch[1] else None,
+            },
+            result_types=[acc.type],
+        )
+
+    @property
+    def block(self) -> BlockType:
+        """The block's type."""
+        assert isinstance(self.acc.type, BlockType)
+        return self.acc.type
+
+    @property
+    def prefetch(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Index offsets at which (lhs, rhs) are prefetched; empty for not at all."""
+        lhs, rhs = (
+            () if attr is None else tuple(int(o) for o in attr.get_values())
+            for attr in (self.prefetch_lhs, self.prefetch_rhs)
+        )
+        return lhs, rhs
+
+    def verify_(self) -> None:
+        """Refuse wrong tags and indices, counts out of range, and a result of another type."""
+        depth = self.depth.value.data
+        if depth < 1:
+            raise VerifyException(f"depth must be at least 1, got {depth}")
+        for name, offsets, indices in zip(
+            ("lhs", "rhs"), self.prefetch, (self.lhs_indices, self.rhs_indices), strict=True
+        ):
+            if offsets and len(offsets) != len(indices):
+                raise VerifyException(
+                    f"prefetch {name} needs {len(indices)} offsets, got {len(offsets)}"
+                )
+        rows, columns = self.block.shape
+        lhs_extents, rhs_extents = {"m": rows, "k": depth}, {"k": depth, "n": columns}
+        _verify_tagged(self.lhs, self.lhs_indices, self.lhs_dims.data, lhs_extents)
+        _verify_tagged(self.rhs, self.rhs_indices, self.rhs_dims.data, rhs_extents)
+        if self.result.type != self.acc.type:
+            raise VerifyException(f"the result must have the accumulator's type {self.acc.type}")
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        printer.print_ssa_value(self.acc)
+        printer.print_string(", ")
+        _print_tagged(printer, self.lhs, self.lhs_indices, self.lhs_dims.data)
+        printer.print_string(", ")
+        _print_tagged(printer, self.rhs, self.rhs_indices, self.rhs_dims.data)
+        printer.print_string(f" depth {self.depth.value.data} using ")
+        printer.print_string_literal(self.instruction.data)
+        if any(self.prefetch):
+            printer.print_string(" prefetch")
+        for name, offsets in zip(("lhs", "rhs"), self.prefetch, strict=True):
+            if offsets:
+                printer.print_string(f" {name} [{', '.join(map(str, offsets))}]")
+        print_types(printer, self.attributes, [self.lhs.type, self.rhs.type, self.acc.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        acc = parser.parse_unresolved_operand()
+        parser.parse_punctuation(",")
+        lhs, lhs_indices, lhs_dims = _parse_tagged(parser)
+        parser.parse_punctuation(",")
+        rhs, rhs_indices, rhs_dims = _parse_tagged(parser)
+        parser.parse_keyword("depth")
+        depth = parse_i64(parser)
+        parser.parse_keyword("using")
+        instruction = parser.parse_str_literal()
+        prefetch: dict[str, list[int]] = {"lhs": [], "rhs": []}
+        if parser.parse_optional_keyword("prefetch") is not None:
+            while (factor := parser.parse_optional_keyword_in(("lhs", "rhs"))) is not None:
+                prefetch[factor] = parser.parse_comma_separated_list(
+                    parser.Delimiter.SQUARE, lambda: parse_i64(parser)
+                )
+        attributes, (lhs_type, rhs_type, block_type) = parse_types(
+            parser, MemRefType, MemRefType, BlockType
+        )
+        op = cls(
+            parser.resolve_operand(acc, block_type),
+            (parser.resolve_operand(lhs, lhs_type), lhs_indices, lhs_dims),
+            (parser.resolve_operand(rhs, rhs_type), rhs_indices, rhs_dims),
+            depth,
+            instruction,
+            (prefetch["lhs"], prefetch["rhs"]),
+        )
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class WorkspaceOp(IRDLOperation):
+    """A part of the call's workspace, `offset` bytes from its start; its contents are undefined.
+
+    ```mlir
+    %panel = nanokernel.workspace at 49152 : memref<256x48xf32>
+    ```
+    """
+
+    name = "nanokernel.workspace"
+    offset = prop_def(IntegerAttr[I64])
+    result = result_def(MemRefType)
+
+    traits = traits_def(NoMemoryEffect())
+
+    def __init__(self, result_type: Attribute, offset: int = 0):
+        super().__init__(
+            properties={"offset": IntegerAttr(offset, i64)}, result_types=[result_type]
+        )
+
+    def verify_(self) -> None:
+        """Refuse parts that aren't aligned, or whose size is known only at run time."""
+        offset = self.offset.value.data
+        if offset < 0 or offset % WORKSPACE_ALIGNMENT:
+            raise VerifyException(
+                f"workspace parts start at multiples of {WORKSPACE_ALIGNMENT} bytes, not {offset}"
+            )
+        if DYNAMIC_INDEX in _memref(self.result).get_shape():
+            raise VerifyException("a part of the workspace needs a static shape")
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(f" at {self.offset.value.data}")
+        print_types(printer, self.attributes, [self.result.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        parser.parse_keyword("at")
+        offset = parse_i64(parser)
+        attributes, (result_type,) = parse_types(parser, MemRefType)
+        op = cls(result_type, offset)
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class PackOp(IRDLOperation):
+    """Copy a K×W tile of a factor into a panel, `panel[k, w] = source[...]`, transposing as needed.
+
+    `extents` K×W says how much of the source is read; the panel's lanes beyond W are filled with
+    zeros. The tags name the source's dimensions: k, and m or n for the panel's lanes.
+
+    ```mlir
+    nanokernel.pack %b[k: %k, n: %j] extents 256 x 40 into %panel
+        : memref<256x96xf32>, memref<256x48xf32>
+    ```
+    """
+
+    name = "nanokernel.pack"
+    source = operand_def(MemRefType)
+    indices = var_operand_def(IndexType)
+    panel = operand_def(MemRefType)
+    dims = prop_def(StringAttr)
+    depth = prop_def(IntegerAttr[I64])
+    width = prop_def(IntegerAttr[I64])
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(
+        self,
+        source: SSAValue,
+        indices: Sequence[SSAValue],
+        dims: str,
+        panel: SSAValue,
+        extents: tuple[int, int],
+    ):
+        super().__init__(
+            operands=[source, indices, panel],
+            properties={
+                "dims": StringAttr(dims),
+                "depth": IntegerAttr(extents[0], i64),
+                "width": IntegerAttr(extents[1], i64),
+            },
+        )
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """(K, W) of the part of the source that is read."""
+        return self.depth.value.data, self.width.value.data
+
+    @property
+    def lane_tag(self) -> str:
+        """The source's dimension that becomes the panel's lanes, m or n."""
+        return "m" if "m" in self.dims.data else "n"
+
+    def verify_(self) -> None:
+        """Refuse wrong tags and indices, and a panel that can't hold what is read."""
+        depth, width = self.extents
+        if min(self.extents) < 0:
+            raise VerifyException(f"extents must not be negative, got {depth}x{width}")
+        extents = {"k": depth, self.lane_tag: width}
+        _verify_tagged(self.source, self.indices, self.dims.data, extents)
+        panel = _memref(self.panel)
+        shape = panel.get_shape()
+        if len(shape) != 2 or panel.get_strides() != (shape[1], 1):
+            raise VerifyException(f"a panel is a contiguous K×W memref, not {panel}")
+        if shape[0] != depth or not width <= shape[1]:
+            raise VerifyException(f"{panel} can't hold {depth}x{width}")
+        if panel.element_type != _memref(self.source).element_type:
+            raise VerifyException(
+                f"a panel has the element type of its source, {_memref(self.source).element_type}, "
+                f"not {panel.element_type}"
+            )
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        _print_tagged(printer, self.source, self.indices, self.dims.data)
+        printer.print_string(f" extents {self.extents[0]} x {self.extents[1]} into ")
+        printer.print_ssa_value(self.panel)
+        print_types(printer, self.attributes, [self.source.type, self.panel.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        source, indices, dims = _parse_tagged(parser)
+        parser.parse_keyword("extents")
+        depth = parse_i64(parser)
+        parser.parse_keyword("x")
+        width = parse_i64(parser)
+        parser.parse_keyword("into")
+        panel = parser.parse_unresolved_operand()
+        attributes, (source_type, panel_type) = parse_types(parser, MemRefType, MemRefType)
+        op = cls(
+            parser.resolve_operand(source, source_type),
+            indices,
+            dims,
+            parser.resolve_operand(panel, panel_type),
+            (depth, width),
+        )
+        op.attributes |= attributes
+        return op
+
+
+Nanokernel = Dialect(
+    "nanokernel",
+    [GemmOp, YieldOp, WorkspaceOp, PackOp, ZeroOp, LoadOp, StoreOp, StepOp],
+    [BlockType, PlanAttr],
+)

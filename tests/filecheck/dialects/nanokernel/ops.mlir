@@ -1,0 +1,157 @@
+// RUN: xdsl-opt %s | xdsl-opt | filecheck %s
+// RUN: xdsl-opt %s --print-op-generic | xdsl-opt | filecheck %s
+// RUN: xdsl-opt %s --print-op-generic | filecheck %s --check-prefix=GENERIC
+
+// ---- whole
+
+// CHECK-LABEL: func.func @gemm
+// GENERIC: sym_name = "gemm"
+func.func @gemm(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>) {
+  // CHECK: nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>]}>
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
+  // CHECK: outs(%c[m, n] : memref<64x96xf32>) from zero attributes {hint}
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero attributes {hint}
+  func.return
+}
+
+// CHECK-LABEL: func.func @gemm_plan
+func.func @gemm_plan(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>) {
+  // What a plan leaves out has a default.
+  // CHECK: plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, lanes = n, edges = even, k_unroll = 1, k_block = 0, resident = rhs, prefetch = 0, pack = none>
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48>
+  // The order of the entries is free.
+  // CHECK: from zero plan #nanokernel.plan<target = "x86-64-v3", instruction = "fma.f32x8", block = 24x4, lanes = m, edges = even, k_unroll = 4, k_block = 0, resident = lhs, prefetch = 8, pack = lhs>
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero plan #nanokernel.plan<pack = lhs, prefetch = 8, resident = lhs, k_unroll = 4, edges = even, lanes = m, block = 24x4, instruction = "fma.f32x8", target = "x86-64-v3">
+  func.return
+}
+
+// CHECK-LABEL: func.func @gemm_epilogue
+func.func @gemm_epilogue(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xbf16>, %bias: memref<96xf32>, %scale: memref<f32>) {
+  // CHECK: outs(%c[m, n] : memref<64x96xbf16>) from zero epilogue(%bias[n], %scale[] : memref<96xf32>, memref<f32>) {
+  // CHECK-NEXT: ^bb{{[0-9]+}}(%sum: f32, %x: f32, %y: f32):
+  // CHECK:      nanokernel.yield %r : bf16
+  // CHECK-NEXT: }
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xbf16>) from zero epilogue(%bias[n], %scale[] : memref<96xf32>, memref<f32>) {
+  ^bb0(%sum: f32, %x: f32, %y: f32):
+    %p = arith.mulf %sum, %y : f32
+    %q = arith.addf %p, %x : f32
+    %r = arith.truncf %q : f32 to bf16
+    nanokernel.yield %r : bf16
+  }
+  // CHECK: outs(%c[m, n] : memref<64x96xbf16>) epilogue {
+  // CHECK: } attributes {hint}
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xbf16>) epilogue {
+  ^bb0(%sum: f32):
+    %r = arith.truncf %sum : f32 to bf16
+    nanokernel.yield %r : bf16
+  } attributes {hint}
+  func.return
+}
+
+// Sizes may be known only at run time, or from some of the operands only.
+// CHECK-LABEL: func.func @gemm_dynamic
+func.func @gemm_dynamic(%a: memref<?x?xf32>, %b: memref<256x96xf32, strided<[?, 1]>>, %c: memref<?x?xf32>) {
+  // CHECK: nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<?x?xf32>, memref<256x96xf32, strided<[?, 1]>>) outs(%c[m, n] : memref<?x?xf32>)
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<?x?xf32>, memref<256x96xf32, strided<[?, 1]>>) outs(%c[m, n] : memref<?x?xf32>)
+  func.return
+}
+
+// Transposes, batches, reductions over a batch, broadcast factors and VNNI layouts are maps.
+// CHECK-LABEL: func.func @gemm_maps
+func.func @gemm_maps(%a: memref<4x32x64xf32>, %at: memref<4x64x32xf32>, %b: memref<4x64x8xf32>, %bv: memref<4x32x8x2xf32>, %c: memref<32x8xf32>, %cb: memref<4x32x8xf32>) {
+  // CHECK: ins(%at[b, k, m], %b[b, k, n] : {{.*}}) outs(%cb[b, m, n] : memref<4x32x8xf32>)
+  nanokernel.gemm ins(%at[b, k, m], %b[b, k, n] : memref<4x64x32xf32>, memref<4x64x8xf32>) outs(%cb[b, m, n] : memref<4x32x8xf32>)
+  // CHECK: ins(%a[k0, m, k1], %b[k0, k1, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
+  nanokernel.gemm ins(%a[k0, m, k1], %b[k0, k1, n] : memref<4x32x64xf32>, memref<4x64x8xf32>) outs(%c[m, n] : memref<32x8xf32>)
+  // CHECK: ins(%a[b, m, 2 * k0 + k1], %bv[b, k0, n, k1] : {{.*}}) outs(%cb[b, m, n] : memref<4x32x8xf32>)
+  nanokernel.gemm ins(%a[b, m, 2 * k0 + k1], %bv[b, k0, n, k1] : memref<4x32x64xf32>, memref<4x32x8x2xf32>) outs(%cb[b, m, n] : memref<4x32x8xf32>)
+  // CHECK: ins(%a[3, m, k], %b[0, k, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
+  nanokernel.gemm ins(%a[3, m, k], %b[0, k, n] : memref<4x32x64xf32>, memref<4x64x8xf32>) outs(%c[m, n] : memref<32x8xf32>)
+  // CHECK: ins(%a[m0, m1, k], %b[3, k, n] : {{.*}}) outs(%cb[m0, m1, n] : memref<4x32x8xf32>)
+  nanokernel.gemm ins(%a[m0, m1, k], %b[3, k, n] : memref<4x32x64xf32>, memref<4x64x8xf32>) outs(%cb[m0, m1, n] : memref<4x32x8xf32>)
+  func.return
+}
+
+// CHECK-LABEL: func.func @dot_product
+func.func @dot_product(%a: memref<64xf32>, %c: memref<f32>) {
+  // CHECK: nanokernel.gemm ins(%a[k], %a[k] : memref<64xf32>, memref<64xf32>) outs(%c[] : memref<f32>)
+  nanokernel.gemm ins(%a[k], %a[k] : memref<64xf32>, memref<64xf32>) outs(%c[] : memref<f32>)
+  func.return
+}
+
+// Iterators are named in order of first use, whatever they were called or numbered before.
+// CHECK-LABEL: func.func @iterator_names
+func.func @iterator_names(%a: memref<32x4x64xf32>, %b: memref<4x64x8xf32>, %c: memref<32x8xf32>) {
+  // CHECK: ins(%a[m, k0, k1], %b[k0, k1, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
+  nanokernel.gemm ins(%a[m7, k2, k0], %b[k2, k0, n1] : memref<32x4x64xf32>, memref<4x64x8xf32>) outs(%c[m7, n1] : memref<32x8xf32>)
+  // CHECK: ins(%a[m, k0, k1], %b[k0, k1, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d1, d3, d2)>, affine_map<(d0, d1, d2, d3) -> (d3, d2, d0)>, affine_map<(d0, d1, d2, d3) -> (d1, d0)>]}> : (memref<32x4x64xf32>, memref<4x64x8xf32>, memref<32x8xf32>) -> ()
+  func.return
+}
+
+// ---- composed
+
+// CHECK-LABEL: func.func @zero
+func.func @zero() {
+  // CHECK: nanokernel.zero : !nanokernel.block<8x48xf32, lanes = n>
+  %n = nanokernel.zero : !nanokernel.block<8x48xf32, lanes = n>
+  // CHECK: nanokernel.zero {hint} : !nanokernel.block<24x4xi32, lanes = m>
+  %m = nanokernel.zero {hint} : !nanokernel.block<24x4xi32, lanes = m>
+  func.return
+}
+
+// CHECK-LABEL: func.func @load
+// GENERIC: sym_name = "load"
+func.func @load(%c: memref<64x96xf32>, %d: memref<4x?x64xf32>, %y: memref<96xf32>, %i: index, %j: index) {
+  // CHECK: nanokernel.load %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  // GENERIC: "nanokernel.load"(%c, %i, %j) <{dims = "mn"}>
+  %0 = nanokernel.load %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  // CHECK: nanokernel.load %d[%i, n: %j, m: %i] {hint} : memref<4x?x64xf32>, !nanokernel.block<16x4xf32, lanes = m>
+  // GENERIC: "nanokernel.load"(%d, %i, %j, %i) <{dims = "_nm"}>
+  %1 = nanokernel.load %d[%i, n: %j, m: %i] {hint} : memref<4x?x64xf32>, !nanokernel.block<16x4xf32, lanes = m>
+  // A single row needs no dimension m.
+  // CHECK: nanokernel.load %y[n: %j] : memref<96xf32>, !nanokernel.block<1x48xf32, lanes = n>
+  %2 = nanokernel.load %y[n: %j] : memref<96xf32>, !nanokernel.block<1x48xf32, lanes = n>
+  func.return
+}
+
+// CHECK-LABEL: func.func @store
+func.func @store(%x: !nanokernel.block<8x48xf32, lanes = n>, %s: !nanokernel.block<8x1xf32, lanes = k>, %c: memref<64x96xf32>, %y: memref<64xf32>, %i: index, %j: index) {
+  // CHECK: nanokernel.store %x, %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  nanokernel.store %x, %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  // CHECK: nanokernel.store %s, %y[m: %i] accumulate {hint} : memref<64xf32>, !nanokernel.block<8x1xf32, lanes = k>
+  nanokernel.store %s, %y[m: %i] accumulate {hint} : memref<64xf32>, !nanokernel.block<8x1xf32, lanes = k>
+  func.return
+}
+
+// CHECK-LABEL: func.func @step
+// GENERIC: sym_name = "step"
+func.func @step(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<64x256xf32>, %b: memref<256x96xf32>, %i: index, %j: index, %k: index) {
+  // CHECK: nanokernel.step %x, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 4 using "fma.f32x16" : memref<64x256xf32>, memref<256x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  // GENERIC: "nanokernel.step"(%x, %a, %i, %k, %b, %k, %j) <{lhs_dims = "mk", rhs_dims = "kn", depth = 4 : i64, instruction = "fma.f32x16", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2>}>
+  %0 = nanokernel.step %x, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 4 using "fma.f32x16" : memref<64x256xf32>, memref<256x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  // CHECK: depth 1 using "fma.f32x16" prefetch rhs [8, 0] {hint} : memref<64x256xf32>
+  %1 = nanokernel.step %0, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 1 using "fma.f32x16" prefetch rhs [8, 0] {hint} : memref<64x256xf32>, memref<256x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  func.return
+}
+
+// CHECK-LABEL: func.func @workspace
+func.func @workspace() {
+  // CHECK: nanokernel.workspace at 0 : memref<256x48xf32>
+  %0 = nanokernel.workspace at 0 : memref<256x48xf32>
+  // CHECK: nanokernel.workspace at 49152 {hint} : memref<8xf64>
+  %1 = nanokernel.workspace at 49152 {hint} : memref<8xf64>
+  func.return
+}
+
+// CHECK-LABEL: func.func @pack
+// GENERIC: sym_name = "pack"
+func.func @pack(%a: memref<4x64x256xf32>, %b: memref<256x96xf32>, %pa: memref<256x8xf32>, %pb: memref<256x48xf32>, %i: index, %j: index, %k: index) {
+  // CHECK: nanokernel.pack %b[k: %k, n: %j] extents 256 x 40 into %pb : memref<256x96xf32>, memref<256x48xf32>
+  // GENERIC: "nanokernel.pack"(%b, %k, %j, %pb) <{dims = "kn", depth = 256 : i64, width = 40 : i64}>
+  nanokernel.pack %b[k: %k, n: %j] extents 256 x 40 into %pb : memref<256x96xf32>, memref<256x48xf32>
+  // CHECK: nanokernel.pack %a[%i, m: %i, k: %k] extents 256 x 8 into %pa {hint} : memref<4x64x256xf32>, memref<256x8xf32>
+  nanokernel.pack %a[%i, m: %i, k: %k] extents 256 x 8 into %pa {hint} : memref<4x64x256xf32>, memref<256x8xf32>
+  func.return
+}

@@ -1,0 +1,405 @@
+"""Predicted cycles of a product under a plan: what the planner minimizes and `explain` prints.
+
+A *microkernel call* works on one block of accumulators: it loads them, runs K steps, stores them.
+A step costs as much as the scarcest of
+
+- the FMA units: `instructions / per_cycle`,
+- the chain of additions into one accumulator: its latency, and a cycle that the scheduler loses,
+- the load ports: one load a factor register; a register that crosses a cache line takes two, and
+  every line that arrives from an outer cache takes a slot to be written into L1,
+- the way in from the cache where a factor's panel survives between two uses:
+  `bytes / bytes_per_cycle` of that level,
+- the issue slots,
+
+and, on top, for what the core can't hide of a line that arrives from an outer cache unasked.
+
+Where a panel survives follows from the reuse distance: the bytes touched between two uses of the
+same element (Low et al., "Analytical Modeling Is Enough for High-Performance BLIS", section 4,
+state the same for a blocked product).
+
+In: a `Problem`, a `Target`, a `PlanAttr`. Out: a `Cost`. No IR is built or read.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from nkdsl.dialects.nanokernel import PlanAttr
+from nkdsl.planner.problem import Problem, Role
+from nkdsl.planner.registers import Tile, block_tile
+from nkdsl.planner.split import Run, even_split, even_split_lanes
+from nkdsl.targets.model import Instruction, Target
+
+SCHEDULING_SLACK = 1.0
+"""Cycles added to an instruction's latency: chains wait for a port now and then."""
+
+OUTER_CACHE_SHARE = 0.53
+"""What of an outer cache can be counted on: it is indexed by physical pages, which collide."""
+
+HARDWARE_STREAMS = 16
+"""Rows that a hardware prefetcher follows at once (one a page)."""
+
+UNSTREAMED_SHARE = 0.85
+"""The share of the rate that is left when it follows none."""
+
+PAGE = 4096
+"""Bytes within which hardware prefetchers follow a stream."""
+
+PIECE_CYCLES = 2.0
+"""Lost on each separate piece of memory that a block of the result is loaded from and stored to:
+stores to many places delay loads from addresses that agree with theirs within a page."""
+
+LOOP_MICRO_OPS = 3
+"""Counter, compare-and-branch, one pointer."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Cycles of one step of the reduction, by the resource that asks for them."""
+
+    fma: float
+    latency: float
+    loads: float
+    stream: float
+    issue: float
+    misses: float
+    """Lost on lines that nobody prefetches, whatever else is going on."""
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of the scarcest resource, and those lost on misses."""
+        return max(self.fma, self.latency, self.loads, self.stream, self.issue) + self.misses
+
+    @property
+    def bound(self) -> str:
+        """The scarcest resource, in words."""
+        return max(
+            (self.fma, "FMA units"),
+            (self.latency, "FMA latency"),
+            (self.loads, "load ports"),
+            (self.stream, "cache bandwidth"),
+            (self.issue, "issue slots"),
+            key=lambda pair: pair[0],
+        )[1]
+
+
+@dataclass(frozen=True)
+class Call:
+    """All calls of one microkernel: blocks of one shape."""
+
+    rows: Run
+    columns: Run
+    tile: Tile
+    """The block as registers."""
+    step: Step
+    cycles: float
+    """Cycles of one call."""
+
+    @property
+    def count(self) -> int:
+        """Number of blocks of this shape."""
+        return self.rows.count * self.columns.count
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A predicted time and what it consists of."""
+
+    calls: tuple[Call, ...]
+    """One entry a block shape."""
+    repeats: int
+    """How often the grid of blocks is walked: the product of the outer loops."""
+    chunks: int
+    """Into how many parts the reduction is cut; each walks the grid once."""
+    packing: float
+    """Cycles spent packing in one walk."""
+    useful: float
+    """Cycles that the FMA units need at least for the product's own operations."""
+
+    @cached_property
+    def cycles(self) -> float:
+        """Cycles of the whole product."""
+        walk = sum(call.cycles * call.count for call in self.calls)
+        return self.repeats * (self.packing + self.chunks * walk)
+
+    @property
+    def share_of_peak(self) -> float:
+        """Predicted share of the FMA units' rate."""
+        return self.useful / self.cycles if self.cycles else 1.0
+
+
+def chunk_count(problem: Problem, plan: PlanAttr) -> int:
+    """Into how many parts `k_block` cuts the outermost reduction iterator."""
+    iterators = problem.reduction
+    if not iterators or not plan.k_block.data:
+        return 1
+    return max(1, -(-problem.sizes[iterators[0]] // plan.k_block.data))
+
+
+def chunk_depth(problem: Problem, plan: PlanAttr) -> int:
+    """Steps of the reduction in one part, the larger ones where they differ."""
+    return -(-problem.depth // chunk_count(problem, plan))
+
+
+Runs = tuple[Run, ...]
+
+
+def split_block(
+    problem: Problem, block: tuple[int, int], along: str, lanes: int
+) -> tuple[Runs, Runs]:
+    """How a block covers the inner m and n: the runs of rows and of columns.
+
+    Along the dimension `along` blocks start at multiples of `lanes`.
+    """
+    rows, columns = (
+        even_split_lanes(problem.extent(kind), size, lanes)
+        if along == kind
+        else even_split(problem.extent(kind), size)
+        for kind, size in zip("mn", block, strict=True)
+    )
+    return rows, columns
+
+
+def block_runs(problem: Problem, plan: PlanAttr, lanes: int) -> tuple[Runs, Runs]:
+    """How the plan's block covers the inner m and n: the runs of rows and of columns."""
+    return split_block(problem, plan.block, plan.lanes.data, lanes)
+
+
+STREAMED: dict[str, Role] = {"n": "rhs", "m": "lhs"}
+"""The factor whose rows are loaded as registers, in strides that hardware prefetchers miss."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a factor comes from in the steps of a plan, and what that costs."""
+
+    level: int
+    """The cache (0 is L1); one more than the last for memory."""
+    bytes_per_cycle: float
+    """The rate at which it arrives from there."""
+    lines_a_load: float
+    """Cache lines that a register load touches on average."""
+    cycles_a_line: float
+    """Cycles lost on a line that arrives, beyond what its rate says."""
+
+
+def factor_source(
+    problem: Problem, target: Target, plan: PlanAttr, instruction: Instruction, role: Role
+) -> Source:
+    """Where a factor comes from under a plan."""
+    level = source_level(problem, target, plan, role)
+    few_rows = chunk_depth(problem, plan) <= HARDWARE_STREAMS
+    streamed = STREAMED.get(plan.lanes.data)
+    rate = bytes_per_cycle(target, level)
+    # Hardware foresees what is read from end to end: both factors with lanes along k, and a factor
+    # read once in panels that lie within a page. The plan foresees the factor that it streams.
+    foreseen = streamed is None or (
+        uses(problem, plan, role) <= 1 and _panel_span(problem, plan, role) <= PAGE
+    )
+    foreseen |= streamed == role and (few_rows or plan.prefetch.data > 0)
+    lost = 0.0 if foreseen or not level else target.miss_cycles * bytes_per_cycle(target, 1) / rate
+    # Beyond L2 only the hardware's streams reach the full rate, and it follows a limited number.
+    share = UNSTREAMED_SHARE if level > 1 and streamed == role and not few_rows else 1.0
+    lines = _lines_a_load(problem, instruction, plan, role, target.caches[0].line)
+    return Source(level, rate * share, lines, lost)
+
+
+def uses(problem: Problem, plan: PlanAttr, role: Role) -> int:
+    """How many blocks an element of a factor takes part in."""
+    other = "n" if role == "lhs" else "m"
+    return -(-problem.extent(other) // min(plan.block[other == "n"], max(1, problem.extent(other))))
+
+
+def _panel_span(problem: Problem, plan: PlanAttr, role: Role) -> int:
+    """Bytes from the first to the last element of a factor's panel."""
+    kind = "m" if role == "lhs" else "n"
+    width = min(plan.block[kind == "n"], problem.extent(kind))
+    elements = (width - 1) * problem.stride(role, kind)
+    elements += (problem.extent("k") - 1) * problem.stride(role, "k") + 1
+    return elements * problem.operand.size
+
+
+def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
+    """The cost of a product under a plan that the target can hold."""
+    instruction = target.instruction(plan.instruction.data)
+    rows, columns = block_runs(problem, plan, instruction.lanes)
+    lhs, rhs = (factor_source(problem, target, plan, instruction, role) for role in ("lhs", "rhs"))
+    chunks, depth = chunk_count(problem, plan), chunk_depth(problem, plan)
+    loads_result = chunks > 1 or not problem.from_zero
+    calls: list[Call] = []
+    for row_run in rows:
+        for column_run in columns:
+            tile = block_tile(row_run.size, column_run.size, plan.lanes.data, instruction, target)
+            element = problem.operand.size * tile.depth
+            panels = (lhs, row_run.size * element), (rhs, column_run.size * element)
+            step = _step(target, plan, instruction, tile, panels)
+            cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
+            cycles += _result_pieces(problem, plan, row_run.size, column_run.size) * PIECE_CYCLES
+            calls.append(Call(row_run, column_run, tile, step, cycles))
+    return Cost(
+        calls=tuple(calls),
+        repeats=problem.outer_trips("b", "m", "n"),
+        chunks=chunks,
+        packing=packing_cycles(problem, target, plan, instruction),
+        useful=problem.flops / (instruction.flops * instruction.per_cycle),
+    )
+
+
+def _call_cycles(
+    target: Target,
+    plan: PlanAttr,
+    instruction: Instruction,
+    tile: Tile,
+    step: Step,
+    depth: int,
+    loads_result: bool,
+) -> float:
+    """Cycles of one call: the steps, the accumulators in and out, what is lost between calls."""
+    steps = -(-depth // tile.depth)
+    loaded = tile.instructions if loads_result else 0
+    looped = steps > plan.k_unroll.data
+    return (
+        steps * step.cycles
+        + max(loaded / target.loads_per_cycle, tile.instructions / target.stores_per_cycle)
+        + instruction.latency
+        + _horizontal_sum_cycles(tile, target, instruction)
+        + (target.refill_cycles if looped else instruction.latency)
+    )
+
+
+def _result_pieces(problem: Problem, plan: PlanAttr, rows: int, columns: int) -> int:
+    """Into how many separate pieces of memory a block of the result falls."""
+    width, pieces, across = {
+        "m": (rows, columns, "n"),
+    }.get(plan.lanes.data, (columns, rows, "m"))
+    return 1 if problem.stride("out", across) == width else pieces
+
+
+def _horizontal_sum_cycles(tile: Tile, target: Target, instruction: Instruction) -> float:
+    """Adding up the lanes of each accumulator, two shuffles a halving for two registers."""
+    if tile.depth == 1:
+        return 0.0
+    return 2.0 * tile.instructions / target.shuffles_per_cycle + 2.0 * instruction.latency
+
+
+def _step(
+    target: Target,
+    plan: PlanAttr,
+    instruction: Instruction,
+    tile: Tile,
+    panels: tuple[tuple[Source, int], tuple[Source, int]],
+) -> Step:
+    """One step, given for lhs and rhs where they come from and their bytes in a step."""
+    line = target.caches[0].line
+    (lhs, _), (rhs, _) = panels
+    loads = tile.lhs_loads * lhs.lines_a_load + tile.rhs_loads * rhs.lines_a_load
+    arriving = [(source, size) for source, size in panels if source.level]
+    return Step(
+        fma=tile.instructions / instruction.per_cycle,
+        latency=instruction.latency + SCHEDULING_SLACK,
+        loads=loads / target.loads_per_cycle + sum(size for _, size in arriving) / line,
+        stream=sum(size / source.bytes_per_cycle for source, size in arriving),
+        issue=(tile.micro_ops + LOOP_MICRO_OPS / plan.k_unroll.data) / target.issue_width,
+        misses=sum(size / line * source.cycles_a_line for source, size in arriving),
+    )
+
+
+def _lines_a_load(
+    problem: Problem, instruction: Instruction, plan: PlanAttr, role: Role, line: int
+) -> float:
+    """Cache lines that a register load touches on average, more than one in unaligned rows."""
+    kind = "m" if role == "lhs" else "n"
+    if plan.lanes.data not in (kind, "k") or plan.pack.data == role:
+        return 1.0
+    size = problem.operand.size
+    strides = problem.operand_named(role).strides
+    if all(stride == 1 or stride * size % line == 0 for stride in strides if stride):
+        return 1.0
+    return 1.0 + (instruction.lanes - 1) * size / line
+
+
+def source_level(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> int:
+    """The cache (0 is L1) from which a factor's elements come in the steps; one more for memory."""
+    level = cache_level(target, reuse_distance(problem, plan, role))
+    if level == 0 and _conflicts(problem, target, plan, role):
+        return 1
+    return level
+
+
+def _conflicts(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> bool:
+    """Whether a factor's panel falls on too few sets of L1 to stay there.
+
+    Rows that lie a multiple of a power of two apart share sets, however small the panel is.
+    """
+    if plan.pack.data == role:
+        return False
+    kind = "m" if role == "lhs" else "n"
+    width = min(plan.block[kind == "n"], problem.extent(kind))
+    extents = {kind: width, "k": problem.extent("k")}
+    across, along = sorted((kind, "k"), key=lambda k: -problem.stride(role, k))
+    size, cache = problem.operand.size, target.caches[0]
+    lines_a_row = -(-extents[along] * problem.stride(role, along) * size // cache.line)
+    sets = cache.size // (cache.line * cache.ways)
+    distance = problem.stride(role, across) * size
+    starts = sets * cache.line // math.gcd(distance, sets * cache.line)
+    touched = min(sets, min(starts, extents[across]) * max(1, lines_a_row))
+    return extents[across] * lines_a_row > touched * (cache.ways - 1)
+
+
+def reuse_distance(problem: Problem, plan: PlanAttr, role: Role) -> int:
+    """Bytes touched between two uses of the same element of a factor.
+
+    The resident factor's panel meets every panel of the other factor in turn; the other factor is
+    streamed through whole for each resident panel. A factor used only once lies wherever the
+    previous call of the function left it: everything was touched since.
+    """
+    m, n = problem.extent("m"), problem.extent("n")
+    mr, nr = min(plan.block[0], m), min(plan.block[1], n)
+    element = problem.operand.size
+    k = chunk_depth(problem, plan)
+    everything = (m + n) * problem.depth * element * problem.outer_trips("b") + m * n * element
+    if uses(problem, plan, role) <= 1:
+        return everything
+    result = mr * nr * element
+    if role == plan.resident.data:
+        return (mr + nr) * k * element + result
+    streamed, resident = (m, nr) if role == "lhs" else (n, mr)
+    return ((streamed + resident) * k + streamed * resident) * element
+
+
+def cache_level(target: Target, size: int) -> int:
+    """The innermost cache that keeps `size` bytes; the number of caches where none does."""
+    for level, cache in enumerate(target.caches):
+        if size <= cache.size * (1.0 if level == 0 else OUTER_CACHE_SHARE):
+            return level
+    return len(target.caches)
+
+
+def bytes_per_cycle(target: Target, level: int) -> float:
+    """Sustained rate from a cache level, or from memory beyond the last."""
+    if level < len(target.caches):
+        return target.caches[level].bytes_per_cycle
+    return target.memory_bytes_per_cycle
+
+
+def packing_cycles(
+    problem: Problem, target: Target, plan: PlanAttr, instruction: Instruction
+) -> float:
+    """Cycles to copy the packed factor once, transposed in registers.
+
+    An L×L tile costs L loads, L stores and L·log2(L) shuffles.
+    """
+    if plan.pack.data == "none":
+        return 0.0
+    role: Role = "lhs" if plan.pack.data == "lhs" else "rhs"
+    kind = {"lhs": "m", "rhs": "n"}[role]
+    lanes = instruction.lanes
+    vectors = -(-problem.extent(kind) // lanes) * -(-problem.depth // lanes) * lanes
+    if problem.stride(role, "k") != 1:
+        return vectors * lanes / target.loads_per_cycle
+    shuffles = lanes.bit_length() - 1
+    per_vector = max(
+        1 / target.loads_per_cycle + 1 / target.stores_per_cycle,
+        shuffles / target.shuffles_per_cycle,
+    )
+    return vectors * per_vector

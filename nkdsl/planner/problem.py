@@ -1,0 +1,197 @@
+"""A product as the planner sees it: extents and strides, free of IR.
+
+`analyse` reads a `nanokernel.gemm` and says, for each iterator, its kind, its extent and how far
+one step along it moves in each operand. Of several iterators of a kind one is *inner*: the one
+that a block lies on. The others become loops outside.
+
+In: one gemm op. Out: a `Problem`. Imports: our dialects, `nkdsl.types`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from xdsl.dialects.builtin import MemRefType
+from xdsl.ir.affine import AffineMap
+
+from nkdsl.dialects.nanokernel import GemmOp, iterator_names, linear_coefficients
+from nkdsl.errors import Unsupported
+from nkdsl.types import ElementType, element_type_of
+
+Kind = Literal["b", "m", "n", "k"]
+Role = Literal["lhs", "rhs", "out"]
+
+OWNER: dict[str, tuple[Role, ...]] = {"m": ("lhs", "out"), "n": ("rhs", "out"), "k": ("lhs", "rhs")}
+"""Which operands a block's dimension of a kind lies on."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where the elements of one operand lie."""
+
+    strides: tuple[int, ...]
+    """Elements moved in memory by one step along each iterator."""
+    dims: tuple[int | None, ...]
+    """For each iterator, the operand's dimension that it indexes alone with factor 1."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Extents, layouts and types of one product."""
+
+    kinds: tuple[str, ...]
+    """b, m, n or k for each iterator."""
+    sizes: tuple[int, ...]
+    """Extent of each iterator."""
+    lhs: Operand
+    rhs: Operand
+    out: Operand
+    operand: ElementType
+    """Element type of the factors."""
+    accumulator: ElementType
+    """Element type of the sums."""
+    from_zero: bool
+    """Whether the sums start at zero instead of at the result's old values."""
+    inner: tuple[int | None, int | None, int | None]
+    """The iterators m, n and k of a block; None where the product has none of a kind."""
+
+    def extent(self, kind: str) -> int:
+        """Extent of the inner iterator of a kind; 1 where there is none."""
+        position = self.position(kind)
+        return 1 if position is None else self.sizes[position]
+
+    def position(self, kind: str) -> int | None:
+        """The inner iterator of a kind."""
+        return self.inner["mnk".index(kind)]
+
+    def stride(self, role: Role, kind: str) -> int:
+        """Elements that one step along the inner iterator of a kind moves in an operand.
+
+        An extent of one never moves, so it counts as contiguous.
+        """
+        position = self.position(kind)
+        if position is None or self.sizes[position] <= 1:
+            return 1
+        return self.operand_named(role).strides[position]
+
+    def operand_named(self, role: Role) -> Operand:
+        """The operand of a role."""
+        return {"lhs": self.lhs, "rhs": self.rhs, "out": self.out}[role]
+
+    def outer(self, *kinds: str) -> tuple[int, ...]:
+        """The iterators of some kinds that are not inner, in order."""
+        return tuple(p for p in self._outer if self.kinds[p] in kinds)
+
+    @cached_property
+    def _outer(self) -> tuple[int, ...]:
+        return tuple(p for p in range(len(self.kinds)) if p not in self.inner)
+
+    def outer_trips(self, *kinds: str) -> int:
+        """How often the loops over the outer iterators of some kinds run, multiplied."""
+        return math.prod(self.sizes[p] for p in self.outer(*kinds))
+
+    @cached_property
+    def reduction(self) -> tuple[int, ...]:
+        """The reduction's iterators, outermost first; the inner one comes last."""
+        inner = self.position("k")
+        return (*self.outer("k"), *(() if inner is None else (inner,)))
+
+    @cached_property
+    def depth(self) -> int:
+        """Steps of the whole reduction."""
+        return self.extent("k") * self.outer_trips("k")
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, a multiplication and an addition each counted as one."""
+        return 2 * math.prod(self.sizes)
+
+    def __str__(self) -> str:
+        return f"{self.extent('m')}x{self.extent('n')}x{self.extent('k')}"
+
+
+def analyse(op: GemmOp) -> Problem:
+    """The problem that a gemm states.
+
+    Raises:
+        Unsupported: for sizes or strides known only at run time, element types outside the
+            table, and layouts in which no iterator of a kind indexes a dimension alone.
+    """
+    kinds, sizes = op.kinds, op.sizes
+    if -1 in sizes:
+        raise Unsupported(
+            "sizes known only at run time are not supported yet; give every dimension an extent"
+        )
+    lhs, rhs, out = (
+        _operand(operand.type, map_)
+        for operand, map_ in zip((op.lhs, op.rhs, op.out), op.indexing_maps[:3], strict=True)
+    )
+    operand_types = [element_type_of(_memref(v.type).element_type) for v in (op.lhs, op.rhs)]
+    if operand_types[0] != operand_types[1]:
+        raise Unsupported(
+            f"factors of different types, {operand_types[0].name} and {operand_types[1].name}, "
+            "are not supported; convert one of them"
+        )
+    inner = tuple(
+        _inner(kind, op.kinds, sizes, {"lhs": lhs, "rhs": rhs, "out": out}) for kind in "mnk"
+    )
+    return Problem(
+        kinds=kinds,
+        sizes=sizes,
+        lhs=lhs,
+        rhs=rhs,
+        out=out,
+        operand=operand_types[0],
+        accumulator=element_type_of(_memref(op.out.type).element_type),
+        from_zero=op.from_zero is not None,
+        inner=(inner[0], inner[1], inner[2]),
+    )
+
+
+def _memref(type_: object) -> MemRefType:
+    assert isinstance(type_, MemRefType)
+    return type_
+
+
+def _operand(type_: object, map_: AffineMap) -> Operand:
+    memref = _memref(type_)
+    memref_strides = memref.get_strides()
+    if memref_strides is None or None in memref_strides:
+        raise Unsupported(f"{memref} needs a static strided layout")
+    linear = [linear_coefficients(r, map_.num_dims) for r in map_.results]
+    coefficients = [entry[0] for entry in linear if entry is not None]
+    strides = [0] * map_.num_dims
+    for row, stride in zip(coefficients, memref_strides, strict=True):
+        assert stride is not None
+        for position, factor in enumerate(row):
+            strides[position] += factor * stride
+    return Operand(tuple(strides), _lone_dims(coefficients, map_.num_dims))
+
+
+def _lone_dims(coefficients: Sequence[Sequence[int]], num_dims: int) -> tuple[int | None, ...]:
+    """For each iterator the one dimension whose index grows by 1 with it, if it is the only one."""
+    dims: list[int | None] = []
+    for position in range(num_dims):
+        users = [d for d, row in enumerate(coefficients) if row[position]]
+        alone = len(users) == 1 and coefficients[users[0]][position] == 1
+        dims.append(users[0] if alone else None)
+    return tuple(dims)
+
+
+def _inner(
+    kind: str, kinds: Sequence[str], sizes: Sequence[int], operands: dict[Role, Operand]
+) -> int | None:
+    """Of the iterators of a kind, the one that moves least in the operands it lies on."""
+    owners = [operands[role] for role in reversed(OWNER[kind])]
+    candidates = [p for p, k in enumerate(kinds) if k == kind]
+    if not candidates:
+        return None
+    usable = [p for p in candidates if all(o.dims[p] is not None for o in owners)]
+    if not usable:
+        raise Unsupported(
+            f"no iterator of kind {kind} indexes a dimension of its own in both operands; "
+            f"iterators are {', '.join(iterator_names(kinds))}"
+        )
+    return min(usable, key=lambda p: (sizes[p] <= 1, *(abs(o.strides[p]) for o in owners)))

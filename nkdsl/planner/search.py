@@ -1,0 +1,260 @@
+"""Finding a plan, and checking one that somebody wrote.
+
+`find_plan` enumerates every block that the target's registers hold, for each dimension that may
+lie along the lanes and for both loop orders, and returns the one with the smallest predicted time
+(`nkdsl.planner.cost`). Nothing else decides: no shape, target or type has a rule of its own.
+
+`check_plan` holds a written plan against the same bounds and says which one it breaks.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from nkdsl.dialects.nanokernel import PlanAttr
+from nkdsl.errors import Unsupported
+from nkdsl.planner.cost import (
+    HARDWARE_STREAMS,
+    STREAMED,
+    Cost,
+    predict,
+    split_block,
+)
+from nkdsl.planner.problem import Problem
+from nkdsl.planner.registers import block_tile
+from nkdsl.targets.model import Instruction, Target
+
+LOOP_CYCLES = 0.5
+"""Lost at the end of a turn of the inner loop: its counter and branch take FMA issue slots."""
+
+LOOP_SHARE = 0.0075
+"""The share of the inner loop that its control may cost; the unroll factor follows from it."""
+
+
+STRAIGHT_LINE = 512
+"""Micro-operations worth unrolling fully: beyond, the code only takes longer to compile."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which dimension lies along the lanes, and which factor must be packed for it."""
+
+    lanes: str
+    pack: str
+
+
+def layouts(problem: Problem) -> tuple[Layout, ...]:
+    """Every way to lay registers on the operands.
+
+    Lanes lie along a dimension in which the result is contiguous; a factor that isn't contiguous
+    there is packed. Lanes along k need both factors contiguous in k and end in horizontal sums.
+    """
+    found = [
+        Layout(kind, "none" if problem.stride(role, kind) == 1 else role)
+        for kind, role in STREAMED.items()
+        if problem.stride("out", kind) == 1
+    ]
+    contiguous_k = problem.stride("lhs", "k") == problem.stride("rhs", "k") == 1
+    result_contiguous = 1 in (problem.stride("out", "m"), problem.stride("out", "n"))
+    if contiguous_k and result_contiguous:
+        found.append(Layout("k", "none"))
+    if not found:
+        raise Unsupported(
+            "the result has stride 1 along neither its rows nor its columns; "
+            "write it to a contiguous array and copy that"
+        )
+    return tuple(found)
+
+
+def find_plan(problem: Problem, target: Target) -> PlanAttr:
+    """The plan with the smallest predicted time; raises `Unsupported` where there can be none."""
+    instruction = target.instruction_for(problem.operand, problem.accumulator)
+    best: tuple[float, PlanAttr] | None = None
+    for plan in candidates(problem, target, instruction):
+        cycles = predict(problem, target, plan).cycles
+        if best is None or cycles < best[0]:
+            best = cycles, plan
+    assert best is not None
+    return best[1]
+
+
+def candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:
+    """Every plan that the planner compares."""
+    k_blocks = _k_blocks(problem, target)
+    for layout in layouts(problem):
+        seen: set[object] = set()
+        for block in _blocks(problem, target, instruction, layout.lanes):
+            runs = split_block(problem, block, layout.lanes, instruction.lanes)
+            if runs in seen:
+                continue
+            seen.add(runs)
+            for resident, k_block in product(_residents(layout), k_blocks):
+                yield _plan(problem, target, instruction, layout, block, resident, k_block)
+
+
+def _k_blocks(problem: Problem, target: Target) -> tuple[int, ...]:
+    """Parts of the reduction to try: the whole; where L2 can't hold it, one that fits, its double.
+
+    A shorter part lets both factors stay in L2, for the price of loading and storing the result
+    once more. Where the result is so narrow that a factor is read only once, a part of few rows
+    lets hardware stream it from farther away.
+    """
+    if not problem.reduction:
+        return (0,)
+    m, n, extent = problem.extent("m"), problem.extent("n"), problem.sizes[problem.reduction[0]]
+    walked = (m + n) * problem.depth * problem.operand.size
+    part = extent
+    while walked * part > target.caches[1].size * extent // 2 and part > 1:
+        part = -(-part // 2)
+    options = [0, 2 * part, part] if part < extent else [0]
+    rows = HARDWARE_STREAMS // 2 * extent // max(1, problem.depth)
+    if part < extent and min(m, n) <= target.registers and 0 < rows < part:
+        options.append(rows)
+    return tuple(options)
+
+
+def _residents(layout: Layout) -> tuple[str, ...]:
+    """The loop orders to try: a packed panel is used up before the next one is packed."""
+    if layout.pack != "none":
+        return (layout.pack,)
+    return ("lhs", "rhs")
+
+
+def _blocks(
+    problem: Problem, target: Target, instruction: Instruction, lanes: str
+) -> Iterator[tuple[int, int]]:
+    """Every block, in accumulators, that fits the registers and is not larger than the product."""
+    unit = {kind: instruction.lanes if kind == lanes else 1 for kind in "mn"}
+    limit = {kind: max(1, -(-problem.extent(kind) // unit[kind])) for kind in "mn"}
+    for columns in range(1, min(limit["n"], target.registers) + 1):
+        fitting = [
+            (rows * unit["m"], columns * unit["n"])
+            for rows in range(1, min(limit["m"], target.registers) + 1)
+            if _live(problem, target, instruction, lanes, (rows * unit["m"], columns * unit["n"]))
+            <= target.plannable_registers
+        ]
+        # Half as many rows for the same columns only adds loads.
+        yield from fitting[len(fitting) // 2 :]
+
+
+def _live(
+    problem: Problem, target: Target, instruction: Instruction, lanes: str, block: tuple[int, int]
+) -> int:
+    """Registers live for a block; the one of the ragged edge where the product has one."""
+    tile = block_tile(*block, lanes, instruction, target)
+    ragged = lanes in "mn" and problem.extent(lanes) % instruction.lanes
+    return tile.live_registers(target) + (1 if ragged and not target.masked else 0)
+
+
+def _plan(
+    problem: Problem,
+    target: Target,
+    instruction: Instruction,
+    layout: Layout,
+    block: tuple[int, int],
+    resident: str,
+    k_block: int,
+) -> PlanAttr:
+    """A choice of block, loop order and chunk, with unroll factor and prefetch distance added."""
+    tile = block_tile(*block, layout.lanes, instruction, target)
+    iterators = problem.reduction
+    depth = problem.depth
+    if k_block:
+        depth = depth // problem.sizes[iterators[0]] * k_block
+    step_cycles = max(tile.instructions / instruction.per_cycle, float(instruction.latency))
+    rows, columns = split_block(problem, block, layout.lanes, instruction.lanes)
+    shapes = max(1, len(rows) * len(columns))
+    inner = k_block if k_block and len(iterators) == 1 else problem.extent("k")
+    steps = max(1, -(-inner // tile.depth))
+    return PlanAttr.of(
+        target=target.name,
+        instruction=instruction.name,
+        block=block,
+        lanes=layout.lanes,
+        resident=resident,
+        pack=layout.pack,
+        k_block=k_block,
+        k_unroll=_k_unroll(target, steps, step_cycles, steps * tile.micro_ops * shapes),
+        prefetch=_prefetch(target, step_cycles, depth),
+    )
+
+
+def _prefetch(target: Target, step_cycles: float, depth: int) -> int:
+    """How many steps ahead to ask for data outside L1; never where most of that would be unused."""
+    distance = max(1, round(target.prefetch_cycles / step_cycles))
+    return distance if 2 * distance < depth else 0
+
+
+def _k_unroll(target: Target, steps: int, step_cycles: float, micro_ops: int) -> int:
+    """Reduction steps a turn: all of them if the whole product then fits the micro-op cache.
+
+    Otherwise enough to make loop control cheap, up to twice as many, with as little code as
+    possible: what the turns leave over is unrolled too.
+    """
+    if micro_ops <= min(target.micro_op_cache // 2, STRAIGHT_LINE):
+        return steps
+    enough = math.ceil(LOOP_CYCLES / (LOOP_SHARE * step_cycles))
+    if steps <= enough:
+        return steps
+    turns = range(enough, min(2 * enough, steps) + 1)
+    return min(turns, key=lambda turn: (turn + steps % turn, steps % turn))
+
+
+def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
+    """Hold a plan against the bounds of its target and problem.
+
+    Returns:
+        The cost of the product under the plan.
+
+    Raises:
+        Unsupported: naming the bound that the plan breaks.
+    """
+    instruction = target.instruction(plan.instruction.data)
+    if (instruction.operand, instruction.accumulator) != (
+        problem.operand.name,
+        problem.accumulator.name,
+    ):
+        raise Unsupported(
+            f"instruction {instruction.name} multiplies {instruction.operand} into "
+            f"{instruction.accumulator}, but the product is {problem.operand.name} into "
+            f"{problem.accumulator.name}"
+        )
+    _check_layout(problem, plan)
+    _check_block(problem, target, instruction, plan)
+    return predict(problem, target, plan)
+
+
+def _check_layout(problem: Problem, plan: PlanAttr) -> None:
+    allowed = layouts(problem)
+    wanted = plan.lanes.data, plan.pack.data
+    if wanted in [(a.lanes, a.pack) for a in allowed]:
+        if plan.pack.data not in ("none", plan.resident.data):
+            raise Unsupported(
+                f"a packed factor must be the resident one: write resident = {plan.pack.data}"
+            )
+        return
+    choices = " or ".join(f"lanes = {a.lanes}, pack = {a.pack}" for a in allowed)
+    raise Unsupported(
+        f"lanes = {wanted[0]}, pack = {wanted[1]} does not fit the operands' layouts; "
+        f"possible are {choices}"
+    )
+
+
+def _check_block(
+    problem: Problem, target: Target, instruction: Instruction, plan: PlanAttr
+) -> None:
+    block, lanes = plan.block, plan.lanes.data
+    along = {"m": block[0], "n": block[1]}.get(lanes)
+    if along is not None and along % instruction.lanes:
+        raise Unsupported(
+            f"block {block[0]}x{block[1]} is not a multiple of the {instruction.lanes} lanes of "
+            f"{instruction.name} along {lanes}"
+        )
+    live = _live(problem, target, instruction, lanes, block)
+    if live > target.plannable_registers:
+        raise Unsupported(
+            f"block {block[0]}x{block[1]} needs {live} vector registers, mr·nv + min(mr, nv) + 1 "
+            f"and one for a mask if need be, but {target.name} can plan with "
+            f"{target.plannable_registers}"
+        )

@@ -1,0 +1,29 @@
+// RUN: xdsl-opt %s -p compose | filecheck %s
+
+// A factor that is streamed past L1 is asked for ahead of its use, some steps of the reduction.
+// CHECK-LABEL: func.func @streamed
+// CHECK: nanokernel.step {{.*}} prefetch rhs [5, 0] :
+func.func @streamed(%a: memref<64x128xf32>, %b: memref<128x96xf32>, %c: memref<64x96xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x128xf32>, memref<128x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
+    plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, resident = lhs, prefetch = 5>
+  return
+}
+
+// CHECK-LABEL: func.func @never
+// CHECK-NOT: prefetch
+// CHECK: return
+func.func @never(%a: memref<64x128xf32>, %b: memref<128x96xf32>, %c: memref<64x96xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x128xf32>, memref<128x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
+    plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, resident = lhs>
+  return
+}
+
+// What stays in L1 needs no asking.
+// CHECK-LABEL: func.func @small
+// CHECK-NOT: prefetch
+// CHECK: return
+func.func @small(%a: memref<16x16xf32>, %b: memref<16x48xf32>, %c: memref<16x48xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<16x16xf32>, memref<16x48xf32>) outs(%c[m, n] : memref<16x48xf32>)
+    plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, prefetch = 5>
+  return
+}

@@ -1,0 +1,478 @@
+"""`compose`: turn each planned `nanokernel.gemm` into loops over nanokernels.
+
+The result of this pass is the composed level: loops over the outer iterators, over the blocks of
+rows and columns in the plan's order, and in them one microkernel a block shape: load the block of
+accumulators (or start from zero), step through the reduction, store. Ragged sizes are covered by
+an even split, so every edge is a block of the same kind, a little smaller.
+
+```mlir
+nanokernel.gemm ins(%a[m, k], %b[k, n] : ...) outs(%c[m, n] : ...) plan #nanokernel.plan<...>
+// becomes
+scf.for %j = %c0 to %c96 step %c48 {
+  scf.for %i = %c0 to %c64 step %c8 {
+    %acc = nanokernel.load %c[m: %i, n: %j] : ..., !nanokernel.block<8x48xf32, lanes = n>
+    %done = scf.for %k = %c0 to %c256 step %c4 iter_args(%part = %acc) -> (...) {
+      %next = nanokernel.step %part, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 4 ...
+      scf.yield %next
+    }
+    nanokernel.store %done, %c[m: %i, n: %j] : ...
+  }
+}
+```
+
+A packed factor gets a panel in the workspace, refilled for each of its blocks. No options: the
+plan says it all. Imports: our dialects, the planner.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, memref
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    MemRefType,
+    ModuleOp,
+    StridedLayoutAttr,
+)
+from xdsl.ir import Block, SSAValue
+from xdsl.ir.affine import AffineMap
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from nkdsl.diagnostics import refuse
+from nkdsl.dialects.nanokernel import (
+    BlockType,
+    GemmOp,
+    LoadOp,
+    PackOp,
+    PlanAttr,
+    StepOp,
+    StoreOp,
+    WorkspaceOp,
+    YieldOp,
+    ZeroOp,
+    linear_coefficients,
+)
+from nkdsl.errors import Unsupported
+from nkdsl.planner import Problem, analyse, check_plan
+from nkdsl.planner.cost import STREAMED, block_runs, source_level
+from nkdsl.planner.problem import Role
+from nkdsl.planner.split import Run, even_split
+from nkdsl.targets import get_target
+from nkdsl.targets.model import Instruction, Target
+from nkdsl.transforms.loops import Carried, LoopBuilder
+
+SHORT_ROW_LINES = 4
+"""Rows of fewer cache lines are not prefetched a line ahead: a quarter or more would be wasted."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that is known about one gemm before any op is built."""
+
+    op: GemmOp
+    problem: Problem
+    plan: PlanAttr
+    target: Target
+    instruction: Instruction
+    rows: tuple[Run, ...]
+    """Blocks along the inner m."""
+    columns: tuple[Run, ...]
+    """Blocks along the inner n."""
+
+    @property
+    def packed(self) -> str:
+        """The packed factor, `lhs` or `rhs`, or `none`."""
+        return self.plan.pack.data
+
+    @property
+    def turn(self) -> int:
+        """Reduction steps, in elements of k, of one turn of the inner loop."""
+        lanes = self.instruction.lanes if self.plan.lanes.data == "k" else self.instruction.k
+        return self.plan.k_unroll.data * lanes
+
+    @property
+    def chunks(self) -> tuple[Run, ...]:
+        """How the outermost reduction iterator is cut, the first chunk apart if it starts sums."""
+        position = self.problem.reduction[:1]
+        extent = self.problem.sizes[position[0]] if position else 1
+        runs = even_split(extent, self.plan.k_block.data or extent or 1)
+        if not self.problem.from_zero or not runs or (len(runs) == 1 and runs[0].count == 1):
+            return runs
+        first, *rest = runs
+        apart = Run(first.start, first.size, 1)
+        remainder = Run(first.start + first.size, first.size, first.count - 1)
+        return (apart, *([remainder] if remainder.count else []), *rest)
+
+    def prefetch(self, role: Role, dims: str) -> tuple[int, ...]:
+        """Index offsets at which a factor with some tags is prefetched; empty for not at all.
+
+        A broadcast factor that is contiguous in k is asked for a line ahead, unless its rows are so
+        short that much of that would fall behind their ends.
+        """
+        distance = self.plan.prefetch.data
+        in_place = self.packed != role
+        if not distance or (
+            in_place and not source_level(self.problem, self.target, self.plan, role)
+        ):
+            return ()
+        if STREAMED.get(self.plan.lanes.data) != role and self.problem.stride(role, "k") == 1:
+            line = self.target.caches[0].line // self.problem.operand.size
+            if self.problem.extent("k") < SHORT_ROW_LINES * line:
+                return ()
+            distance = max(distance, line)
+        return tuple(distance if tag == "k" else 0 for tag in dims)
+
+
+def schedule(op: GemmOp) -> Schedule:
+    """Analyse a planned gemm; raises `Unsupported` with the reason where it can't be composed."""
+    if op.plan is None:
+        raise Unsupported("this product has no plan; run the pass 'plan' first")
+    if op.epilogue is not None and not _is_identity(op.epilogue.block):
+        raise Unsupported("epilogues other than the identity can't be composed yet")
+    problem = analyse(op)
+    target = get_target(op.plan.target.data)
+    check_plan(problem, target, op.plan)
+    instruction = target.instruction(op.plan.instruction.data)
+    rows, columns = block_runs(problem, op.plan, instruction.lanes)
+    return Schedule(op, problem, op.plan, target, instruction, rows, columns)
+
+
+def _is_identity(epilogue: Block) -> bool:
+    first = epilogue.first_op
+    return isinstance(first, YieldOp) and first.operands[0] == epilogue.args[0]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Where the steps of one block read a factor: a memref, its indices but for k, its tags."""
+
+    memref: SSAValue
+    indices: tuple[SSAValue, ...]
+    dims: str
+    panel: bool = False
+    """Whether it is packed, so that k counts from the start of the chunk."""
+
+    def at(self, k: SSAValue) -> tuple[SSAValue, Sequence[SSAValue], str]:
+        """The access at step k."""
+        indices = [
+            k if tag == "k" else index for index, tag in zip(self.indices, self.dims, strict=True)
+        ]
+        return self.memref, indices, self.dims
+
+
+class Composer:
+    """Builds the composed form of one gemm in front of it."""
+
+    def __init__(self, plan: Schedule, entry: Block):
+        """Compose `plan.op`, which stands in the function with entry block `entry`."""
+        self.schedule = plan
+        self.problem = plan.problem
+        self.loops = LoopBuilder(entry, InsertPoint.before(plan.op))
+        self.at: dict[int, SSAValue] = {}
+        self.local: dict[int, SSAValue] = {}
+        """Indices of outer reduction iterators within the current chunk."""
+        self.panel: SSAValue | None = None
+        self.chunk: tuple[SSAValue, int] = (self.loops.constant(0), 1)
+        """Where the current chunk of the outermost reduction iterator starts, and its extent."""
+        self.from_zero = self.problem.from_zero
+
+    def compose(self) -> None:
+        """Build everything."""
+        if self.schedule.packed != "none":
+            self._reserve_panel()
+        self._outer(self.problem.outer("b", "m", "n"), self._chunks)
+
+    def _chunks(self) -> None:
+        """The loop over chunks of the reduction; later ones add to the sums of the first."""
+        runs = self.schedule.chunks
+        if not runs:
+            self.chunk = self.loops.constant(0), 0
+            self._grid()
+            return
+        for number, run in enumerate(runs):
+            self.from_zero = self.problem.from_zero and number == 0
+
+            def visit(start: SSAValue, size: int) -> None:
+                self.chunk = start, size
+                self._grid()
+
+            self.loops.runs([run], visit)
+
+    def _extent(self, position: int) -> int:
+        """Extent of an iterator within the current chunk."""
+        if position in self.problem.reduction[:1]:
+            return self.chunk[1]
+        return self.problem.sizes[position]
+
+    def _moved(self, position: int, index: SSAValue) -> SSAValue:
+        """An iterator's index, given its index within the current chunk."""
+        if position not in self.problem.reduction[:1]:
+            return index
+        return self.loops.add(self.chunk[0], index)
+
+    def _depth(self) -> int:
+        """Extent of the inner reduction within the current chunk."""
+        position = self.problem.position("k")
+        return 1 if position is None else self._extent(position)
+
+    def _outer(self, iterators: Sequence[int], body: Callable[[], None]) -> None:
+        """Loops over some iterators, one index at a time."""
+        if not iterators:
+            body()
+            return
+        first, *rest = iterators
+
+        def visit(index: SSAValue, _: Carried) -> Carried:
+            self.at[first] = index
+            self._outer(rest, body)
+            return ()
+
+        self.loops.loop(0, self.problem.sizes[first], 1, visit)
+
+    def _grid(self) -> None:
+        """The loops over blocks; the resident factor's block changes in the outer one."""
+        rows, columns = self.schedule.rows, self.schedule.columns
+        if self.schedule.plan.resident.data == "rhs":
+            self.loops.runs(
+                columns,
+                lambda j, width: self._with_panel(
+                    j,
+                    width,
+                    lambda: self.loops.runs(rows, lambda i, m: self._block(i, m, j, width)),
+                ),
+            )
+        else:
+            self.loops.runs(
+                rows,
+                lambda i, m: self._with_panel(
+                    i, m, lambda: self.loops.runs(columns, lambda j, n: self._block(i, m, j, n))
+                ),
+            )
+
+    # ------------------------------------------------------------------------ one block
+
+    def _block(self, i: SSAValue, rows: int, j: SSAValue, columns: int) -> None:
+        """One microkernel: accumulators in, the reduction, accumulators out."""
+        plan, problem = self.schedule.plan, self.problem
+        self._set("m", i)
+        self._set("n", j)
+        block = BlockType.of(rows, columns, problem.accumulator.mlir, plan.lanes.data)
+        self._set("k", self.loops.constant(0))
+        out, out_dims = self._indices(self.schedule.op.out, 2, "mn")
+        late = plan.lanes.data == "k"
+        if self.from_zero or late:
+            start: SSAValue = self.loops.insert(ZeroOp(block)).result
+        else:
+            load = LoadOp(self.schedule.op.out, out, out_dims, block)
+            start = self.loops.insert(load).result
+        (done,) = self._reduction(self.problem.outer("k"), [start], rows, columns)
+        accumulate = late and not self.from_zero
+        self.loops.insert(StoreOp(done, self.schedule.op.out, out, out_dims, accumulate))
+
+    def _reduction(
+        self, iterators: Sequence[int], carried: Carried, rows: int, columns: int
+    ) -> Carried:
+        """Loops over the outer reduction iterators, then the steps along the inner one."""
+        if not iterators:
+            return self._steps(carried, rows, columns)
+        first, *rest = iterators
+
+        def visit(index: SSAValue, part: Carried) -> Carried:
+            self.local[first] = index
+            self.at[first] = self._moved(first, index)
+            return self._reduction(rest, part, rows, columns)
+
+        return self.loops.loop(0, self._extent(first), 1, visit, carried)
+
+    def _steps(self, carried: Carried, rows: int, columns: int) -> Carried:
+        """The inner loop: whole turns, then what is left as one shorter step."""
+        depth, turn = self._depth(), self.schedule.turn
+        lhs = self._factor("lhs", rows)
+        rhs = self._factor("rhs", columns)
+        prefetch = (
+            self.schedule.prefetch("lhs", lhs.dims),
+            self.schedule.prefetch("rhs", rhs.dims),
+        )
+
+        def step(k: SSAValue, part: Carried, count: int) -> Carried:
+            moved = self._inner_index(k)
+            accesses = [f.at(k if f.panel else moved) for f in (lhs, rhs)]
+            name = self.schedule.instruction.name
+            op = StepOp(part[0], accesses[0], accesses[1], count, name, prefetch)
+            return [self.loops.insert(op).result]
+
+        whole = depth - depth % turn
+        carried = self.loops.loop(0, whole, turn, lambda k, part: step(k, part, turn), carried)
+        if depth % turn:
+            carried = step(self.loops.constant(whole), carried, depth % turn)
+        return carried
+
+    def _inner_index(self, k: SSAValue) -> SSAValue:
+        """The inner reduction's index, given its index within the current chunk."""
+        position = self.problem.position("k")
+        return k if position is None else self._moved(position, k)
+
+    def _factor(self, role: str, width: int) -> Factor:
+        """Where a factor is read: in place, or in its panel."""
+        zero = self.loops.constant(0)
+        kind = "m" if role == "lhs" else "n"
+        if self.schedule.packed == role:
+            panel = self._panel_slice(self._padded(width))
+            return Factor(panel, (zero, zero), f"k{kind}", panel=True)
+        self._set("k", zero)
+        position = 0 if role == "lhs" else 1
+        operand = self.schedule.op.lhs if role == "lhs" else self.schedule.op.rhs
+        indices, dims = self._indices(operand, position, kind + "k")
+        return Factor(operand, tuple(indices), dims)
+
+    # ---------------------------------------------------------------------------- panels
+
+    def _padded(self, width: int) -> int:
+        """A panel's width: whole registers."""
+        lanes = self.schedule.instruction.lanes
+        return -(-width // lanes) * lanes
+
+    def _reserve_panel(self) -> None:
+        """One panel in the workspace, as wide as the widest block."""
+        runs = self.schedule.columns if self.schedule.packed == "rhs" else self.schedule.rows
+        if not runs:
+            return
+        width = max(self._padded(run.size) for run in runs)
+        chunks = self.schedule.chunks
+        elements = width * (max(run.size for run in chunks) if chunks else 0)
+        for position in self.problem.reduction[1:]:
+            elements *= self.problem.sizes[position]
+        panel = MemRefType(self.problem.operand.mlir, [elements])
+        self.panel = self.loops.insert(WorkspaceOp(panel)).result
+
+    def _with_panel(self, index: SSAValue, width: int, body: Callable[[], None]) -> None:
+        """Fill the panel for the resident factor's block at `index`, where it is packed."""
+        if self.schedule.packed == "none":
+            body()
+            return
+        role = self.schedule.packed
+        kind, position = ("m", 0) if role == "lhs" else ("n", 1)
+        source = self.schedule.op.lhs if role == "lhs" else self.schedule.op.rhs
+
+        def fill() -> None:
+            self._set(kind, index)
+            self._set("k", self._inner_index(self.loops.constant(0)))
+            indices, dims = self._indices(source, position, kind + "k")
+            panel = self._panel_slice(self._padded(width))
+            if self._depth():
+                extents = self._depth(), width
+                self.loops.insert(PackOp(source, indices, dims, panel, extents))
+
+        self._each_reduction(self.problem.outer("k"), fill)
+        body()
+
+    def _each_reduction(self, iterators: Sequence[int], body: Callable[[], None]) -> None:
+        """Loops over outer reduction iterators within the current chunk."""
+
+        def visit(index: SSAValue, _: Carried) -> Carried:
+            first, *rest = iterators
+            self.local[first] = index
+            self.at[first] = self._moved(first, index)
+            self._each_reduction(rest, body)
+            return ()
+
+        if iterators:
+            self.loops.loop(0, self._extent(iterators[0]), 1, visit)
+        else:
+            body()
+
+    def _panel_slice(self, width: int) -> SSAValue:
+        """The K×width part of the panel that belongs to the current outer reduction indices."""
+        assert self.panel is not None
+        depth = self._depth()
+        place: SSAValue | None = None
+        for position in self.problem.outer("k"):
+            if place is not None:
+                size = self.loops.constant(self._extent(position))
+                place = self.loops.insert(arith.MuliOp(place, size)).result
+            index = self.local[position]
+            place = index if place is None else self.loops.add(place, index)
+        dynamic: list[SSAValue] = []
+        if place is not None:
+            size = self.loops.constant(depth * width)
+            dynamic = [self.loops.insert(arith.MuliOp(place, size)).result]
+        offset = None if dynamic else 0
+        type_ = MemRefType(
+            self.problem.operand.mlir, [depth, width], StridedLayoutAttr([width, 1], offset)
+        )
+        static = [DYNAMIC_INDEX if dynamic else 0]
+        cast = memref.ReinterpretCastOp(
+            self.panel, dynamic, [], [], static, [depth, width], [width, 1], type_
+        )
+        return self.loops.insert(cast).result
+
+    # --------------------------------------------------------------------------- indices
+
+    def _set(self, kind: str, index: SSAValue) -> None:
+        position = self.problem.position(kind)
+        if position is not None:
+            self.at[position] = index
+
+    def _indices(self, operand: SSAValue, position: int, kinds: str) -> tuple[list[SSAValue], str]:
+        """An operand's indices at the current iterators, and the tags of its block dimensions."""
+        map_ = self.schedule.op.indexing_maps[position]
+        role = (self.problem.lhs, self.problem.rhs, self.problem.out)[position]
+        tags = ["_"] * len(map_.results)
+        for kind in kinds:
+            iterator = self.problem.position(kind)
+            if iterator is not None:
+                dim = role.dims[iterator]
+                assert dim is not None
+                tags[dim] = kind
+        return self._evaluate(map_), "".join(tags)
+
+    def _evaluate(self, map_: AffineMap) -> list[SSAValue]:
+        """The map's results at the current iterators, as index values."""
+        values: list[SSAValue] = []
+        for result in map_.results:
+            linear = linear_coefficients(result, map_.num_dims)
+            assert linear is not None
+            coefficients, constant = linear
+            total: SSAValue | None = None
+            for position, factor in enumerate(coefficients):
+                if not factor:
+                    continue
+                term = self.at[position]
+                if factor != 1:
+                    term = self.loops.insert(arith.MuliOp(term, self.loops.constant(factor))).result
+                total = term if total is None else self.loops.add(total, term)
+            if total is None:
+                total = self.loops.constant(constant)
+            elif constant:
+                total = self.loops.offset(total, constant)
+            values.append(total)
+        return values
+
+
+def _entry_block(op: GemmOp) -> Block:
+    parent = op.parent_op()
+    while not isinstance(parent, func.FuncOp):
+        if parent is None:
+            raise Unsupported("a product must stand in a function")
+        parent = parent.parent_op()
+    return parent.body.block if len(parent.body.blocks) == 1 else parent.body.blocks[0]
+
+
+@dataclass(frozen=True)
+class ComposePass(ModulePass):
+    """Turn planned products into loops over nanokernels."""
+
+    name = "compose"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite the module in place."""
+        for gemm in [o for o in op.walk() if isinstance(o, GemmOp)]:
+            try:
+                plan = schedule(gemm)
+                entry = _entry_block(gemm)
+            except Unsupported as error:
+                refuse(gemm, str(error))
+            Composer(plan, entry).compose()
+            Rewriter.erase_op(gemm)

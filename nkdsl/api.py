@@ -1,0 +1,89 @@
+"""The public functions; `import nkdsl` finds them here on first use."""
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.utils.exceptions import DiagnosticException
+
+from nkdsl.backends.mlir import started_translator
+from nkdsl.dialects.nanokernel import GemmOp
+from nkdsl.errors import InvalidInput, Unsupported
+from nkdsl.frontend import Source, load, make_context, to_text
+from nkdsl.pipeline import lower
+from nkdsl.runtime.kernel import Kernel
+from nkdsl.runtime.signature import read_signature
+from nkdsl.targets import can_run, get_target
+from nkdsl.targets.model import Target
+from nkdsl.transforms.lower_to_upstream import workspace_bytes
+
+__all__ = ["Kernel", "compile"]
+
+
+def compile(
+    source: Source, target: str | Target = "host", *, function: str | None = None
+) -> Kernel:
+    """Compile a function that holds matrix products.
+
+    Args:
+        source: MLIR text, the path of a file that holds it, or an xDSL module; at the linalg
+            level, or at the nanokernel level with or without plans.
+        target: a known target's name, `host`, or a `Target`, which need not be registered.
+        function: which function; may be left out where the program has only one.
+
+    Returns:
+        The kernel. Its machine code is made here if this CPU can run the target, so that the
+        first call costs no more than the others.
+
+    Raises:
+        InvalidInput: for a program that can't be parsed, with the position of what is wrong.
+        Unsupported: naming what can't be served and the remedy.
+        ToolNotFound: where mlir-opt or mlir-translate is missing; says how to install it.
+    """
+    resolved = get_target(target) if isinstance(target, str) else target
+    with started_translator() as translator:
+        context = make_context()
+        module = load(source, context)
+        name = _choose(module, function).sym_name.data
+        kept = module.clone()
+        try:
+            lower(module, context, resolved, end="nanokernel")
+            signature = read_signature(_choose(module, name))
+            plans = tuple(str(op.plan) for op in module.walk() if isinstance(op, GemmOp))
+            lower(module, context, resolved, start="nanokernel")
+        except DiagnosticException as error:
+            raise Unsupported(last_line(error)) from error
+        upstream = to_text(module)
+        llvm_ir = translator.to_llvm_ir(upstream)
+    kernel = Kernel(
+        source=kept,
+        signature=signature,
+        target=resolved,
+        upstream=upstream,
+        llvm_ir=llvm_ir,
+        workspace_bytes=workspace_bytes(_choose(module, name)),
+        plans=plans,
+    )
+    if can_run(resolved) is None:
+        kernel.prepare()
+    return kernel
+
+
+def last_line(error: DiagnosticException) -> str:
+    """A pass's message without the picture of the module around it."""
+    cause = error.__cause__ if isinstance(error.__cause__, DiagnosticException) else error
+    return str(cause)
+
+
+def _choose(module: ModuleOp, name: str | None) -> func.FuncOp:
+    """The function to compile."""
+    functions = [
+        op for op in module.walk() if isinstance(op, func.FuncOp) and not op.is_declaration
+    ]
+    names = ", ".join(f.sym_name.data for f in functions) or "none"
+    if name is None:
+        if len(functions) == 1:
+            return functions[0]
+        raise InvalidInput(f"name the function to compile; the program has {names}")
+    for candidate in functions:
+        if candidate.sym_name.data == name:
+            return candidate
+    raise InvalidInput(f"the program has no function '{name}'; it has {names}")

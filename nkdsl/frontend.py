@@ -1,0 +1,193 @@
+"""Reading a program: MLIR text, a path or an xDSL module in; a verified module with positions out.
+
+Every parsed operation remembers its line and column, so that a pass that refuses it can say where
+it stands. Named linalg ops that xDSL can't parse (linalg.batch_matmul, a linalg.matmul with maps of
+its own, ...) are first generalized by mlir-opt.
+"""
+
+import re
+from io import StringIO
+from pathlib import Path
+
+from xdsl.context import Context
+from xdsl.dialects import get_all_dialects
+from xdsl.dialects.builtin import FileLineColLoc, IntAttr, ModuleOp, StringAttr, UnknownLoc
+from xdsl.ir import Operation
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+from nkdsl.backends.mlir import run_mlir_opt
+from nkdsl.diagnostics import source_position
+from nkdsl.errors import InvalidInput
+from nkdsl.universe import NKDSL_UNIVERSE
+
+Source = str | Path | ModuleOp
+
+NATIVE_LINALG = frozenset({"matmul", "generic", "fill", "yield", "index"})
+"""The linalg ops that xDSL reads and prints faithfully; others are generalized first."""
+
+
+_STRINGS = re.compile(
+    r"""
+    //[^\n]*                                               # a comment, or
+    | "(?:[^"\\\n\v\f] | \\(?:["nt\\] | [0-9A-Fa-f]{2}))*"  # a string literal, or
+    | (?P<broken>")                                       # the beginning of what is none
+    """,
+    re.VERBOSE,
+)
+
+
+class LocatingParser(Parser):
+    """A parser that gives each operation without a location its position in the text."""
+
+    def __init__(self, context: Context, text: str, name: str):
+        """Parse `text`; raises `InvalidInput` for a broken string literal.
+
+        xDSL's lexer takes time exponential in the length of one.
+        """
+        for match in _STRINGS.finditer(text):
+            if match["broken"]:
+                line, column = _line_and_column(text, match.start())
+                raise InvalidInput(
+                    f"{name}:{line}:{column}: this string literal does not end on its line, or "
+                    'holds an escape other than \\n, \\t, \\\\, \\" and two hexadecimal digits'
+                )
+        super().__init__(context, text, name)
+
+    def parse_operation(self) -> Operation:
+        """Parse one operation and note where it began."""
+        span = self._current_token.span
+        op = super().parse_operation()
+        if isinstance(op.location, UnknownLoc):
+            line, column = _line_and_column(span.input.content, span.start)
+            name = StringAttr(span.input.name)
+            op.location = FileLineColLoc(name, IntAttr(line), IntAttr(column))
+        return op
+
+
+def _line_and_column(text: str, position: int) -> tuple[int, int]:
+    before = text[:position]
+    return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
+
+
+def make_context() -> Context:
+    """A context that knows xDSL's dialects and nkdsl's, each loaded on first use."""
+    context = Context()
+    for name, factory in (get_all_dialects() | NKDSL_UNIVERSE.all_dialects).items():
+        context.register_dialect(name, factory)
+    return context
+
+
+def read_source(source: str | Path) -> tuple[str, str]:
+    """The text of a program and a name for messages.
+
+    Raises:
+        InvalidInput: where a path can't be read.
+    """
+    if isinstance(source, str) and ("\n" in source or "(" in source):
+        return source, "<input>"
+    path = Path(source)
+    try:
+        return path.read_text(), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidInput(f"can't read '{path}': {reason}") from error
+
+
+def load(source: Source, context: Context) -> ModuleOp:
+    """Parse and verify a program.
+
+    Raises:
+        InvalidInput: naming file, line and column of what is wrong.
+    """
+    if isinstance(source, ModuleOp):
+        return source.clone()
+    text, name = read_source(source)
+    return parse(generalized(text, name), name, context)
+
+
+def parse(text: str, name: str, context: Context) -> ModuleOp:
+    """Parse and verify MLIR text; raises `InvalidInput` with the position of what is wrong."""
+    try:
+        module = LocatingParser(context, text, name).parse_module()
+    except ParseError as error:
+        line, column = _line_and_column(error.span.input.content, error.span.start)
+        raise InvalidInput(f"{name}:{line}:{column}: {error.args[-1] or error}") from error
+    verify(module, name)
+    return module
+
+
+def verify(module: ModuleOp, name: str) -> None:
+    """Verify a program; raises `InvalidInput` with the position of the operation that is wrong."""
+    try:
+        module.verify()
+    except VerifyException as error:
+        raise InvalidInput(_fault(module) or f"{name}: {error}") from error
+
+
+def _fault(module: ModuleOp) -> str | None:
+    """Position and fault of the first operation that is wrong by itself."""
+    for op in module.walk():
+        try:
+            op.verify(verify_nested_ops=False)
+        except VerifyException as error:
+            return f"{source_position(op)}{op.name}: {error}"
+    return None
+
+
+def generalized(text: str, name: str) -> str:
+    """A program without named linalg operations that xDSL can't parse; positions are kept.
+
+    Raises:
+        ToolNotFound: where there are such operations but no mlir-opt.
+        InvalidInput: with mlir-opt's message where it refuses the program.
+    """
+    if not _needs_generalizing(text):
+        return text
+    options = (
+        "--linalg-generalize-named-ops",
+        "--mlir-print-op-generic",
+        "--mlir-print-debuginfo",
+        "--mlir-print-local-scope",
+    )
+    rewritten = run_mlir_opt(text, list(options), name)
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return rewritten.replace('loc("<stdin>"', f'loc("{escaped}"')
+
+
+def _needs_generalizing(text: str) -> bool:
+    uncommented = re.sub(r"//[^\n]*", "", text)
+    named = set(re.findall(r"\blinalg\.([a-z_0-9]+)", uncommented))
+    attributes = {"iterator_type", "index"}
+    # xDSL reads maps of a matmul in generic form only.
+    mapped = re.search(r"\blinalg\.matmul\s+indexing_maps\b", uncommented)
+    return mapped is not None or bool(named - NATIVE_LINALG - attributes)
+
+
+class TextPrinter(Printer):
+    """A printer to memory that spends less on the pieces of a line: a kernel has 50,000 of them."""
+
+    def __init__(self) -> None:
+        """Begin with no text."""
+        self._stream = StringIO()
+        super().__init__(self._stream)
+
+    def print_string(self, text: str, *, indent: int | None = None) -> None:
+        """Print a piece of text; what has line breaks is indented as xDSL does."""
+        if "\n" in text:
+            super().print_string(text, indent=indent)
+        else:
+            self._stream.write(text)
+
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return self._stream.getvalue()
+
+
+def to_text(op: Operation) -> str:
+    """An operation as MLIR text."""
+    printer = TextPrinter()
+    printer.print_op(op)
+    return printer.text + "\n"

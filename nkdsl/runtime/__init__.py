@@ -1,0 +1,1 @@
+"""The runtime: native kernels called on numpy arrays, every argument checked first."""

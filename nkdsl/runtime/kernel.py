@@ -1,0 +1,181 @@
+"""A compiled function: machine code that is called on numpy arrays, and what became of its source.
+
+A `Kernel` keeps its machine code alive: `address` is valid as long as the kernel is. A call checks
+its arguments (`runtime.signature`), then runs native code without holding Python's lock; any number
+of threads may call one kernel, each with results and a workspace of its own.
+"""
+
+import ctypes
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ModuleOp
+
+from nkdsl.backends import linker, native
+from nkdsl.backends.native import LoadedCode
+from nkdsl.errors import InvalidInput
+from nkdsl.frontend import load, make_context, to_text
+from nkdsl.pipeline import LEVELS, lower
+from nkdsl.runtime.address import address_of
+from nkdsl.runtime.signature import Signature
+from nkdsl.runtime.workspace import ALIGNMENT, thread_workspace
+from nkdsl.targets.model import Target
+
+Array = npt.NDArray[np.generic]
+
+
+class Kernel:
+    """One function of a program, compiled for a target."""
+
+    def __init__(
+        self,
+        *,
+        source: ModuleOp,
+        signature: Signature,
+        target: Target,
+        upstream: str,
+        llvm_ir: str,
+        workspace_bytes: int,
+        plans: tuple[str, ...],
+    ):
+        """Made by `nkdsl.compile`.
+
+        Args:
+            source: the program as it was given.
+            signature: what the arguments must be.
+            target: what it was compiled for.
+            upstream: MLIR text in upstream dialects.
+            llvm_ir: the same as LLVM IR.
+            workspace_bytes: bytes of scratch memory that a call needs.
+            plans: the plan of each product, in order.
+        """
+        self.signature = signature
+        self.target = target
+        self.workspace_bytes = workspace_bytes
+        """Bytes of scratch memory that a call needs."""
+        self.plans = plans
+        """The plan of each product, in order."""
+        self._source = source
+        self._upstream = upstream
+        self._llvm_ir = llvm_ir
+
+    def __repr__(self) -> str:
+        return f"<nkdsl.Kernel {self.c_declaration} for {self.target.name}>"
+
+    # ------------------------------------------------------------------------ what it is
+
+    @property
+    def plan(self) -> str:
+        """The plan of the first product."""
+        return self.plans[0] if self.plans else ""
+
+    @property
+    def c_declaration(self) -> str:
+        """The C prototype of the native entry point."""
+        return self.signature.declaration(self.workspace_bytes)
+
+    def ir(self, level: str) -> str:
+        """The program at a level, as MLIR text.
+
+        Below nkdsl's levels there is `llvm`, LLVM IR; `mlir` is another name of `upstream`.
+
+        Raises:
+            InvalidInput: naming the levels, for an unknown one.
+        """
+        if level == "llvm":
+            return self._llvm_ir
+        if level in ("mlir", "upstream"):
+            return self._upstream
+        if level not in LEVELS:
+            known = ", ".join((*LEVELS, "llvm"))
+            raise InvalidInput(f"there is no level '{level}'; levels are {known}")
+        context = make_context()
+        module = load(self._source, context)
+        lower(module, context, self.target, end=level)
+        return to_text(module)
+
+    def asm(self) -> str:
+        """The assembly text for the target."""
+        return native.emit_assembly(self._llvm_ir, self.target)
+
+    def object_code(self) -> bytes:
+        """A position-independent object file for the target."""
+        return native.emit_object(self._llvm_ir, self.target)
+
+    def shared_library(self) -> bytes:
+        """A shared library for the target that exports the function by its name."""
+        return linker.link_shared(self.object_code(), self.target.triple)
+
+    def explain(self) -> str:
+        """What was planned and why: blocks, registers, edges, predicted cycles."""
+        from nkdsl.explain import explain_module
+
+        return explain_module(self._source, self.target)
+
+    # ----------------------------------------------------------------------- how it runs
+
+    def prepare(self) -> None:
+        """Make the machine code now, so that the first call costs no more than the others.
+
+        Raises:
+            Unsupported: where this CPU can't run the target's code.
+        """
+        _ = self._entry
+
+    @cached_property
+    def _code(self) -> LoadedCode:
+        return native.load(self._llvm_ir, self.target)
+
+    @cached_property
+    def address(self) -> int:
+        """The native entry point's address; its type is `c_declaration`.
+
+        It is valid as long as this kernel lives, and checks nothing: pointers must be to memory of
+        the parameters' types and layouts, results must not overlap other arguments, and where
+        `workspace_bytes` is not 0 the last pointer is to so many bytes, aligned to 64, that no
+        other call uses meanwhile.
+
+        Raises:
+            Unsupported: where this CPU can't run the target's code.
+        """
+        return self._code.address(self.signature.symbol)
+
+    @cached_property
+    def _entry(self) -> "ctypes._FuncPointer":
+        count = len(self.signature.parameters) + (1 if self.workspace_bytes else 0)
+        return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(self.address)
+
+    def __call__(self, *arrays: Array, workspace: npt.NDArray[np.uint8] | None = None) -> None:
+        """Run on numpy arrays, in the order of the function's parameters; writes in place.
+
+        Python's lock is free meanwhile. Threads may call at the same time if none writes what
+        another one uses.
+
+        Args:
+            arrays: one array a parameter, of exactly its type, shape and strides.
+            workspace: `workspace_bytes` bytes of scratch memory, aligned to 64; this thread's own
+                by default.
+
+        Raises:
+            InvalidInput: for arguments that don't fit, before any native code runs.
+            Unsupported: where this CPU can't run the target's code.
+        """
+        pointers = self.signature.check(arrays)
+        if self.workspace_bytes:
+            pointers.append(self._workspace(workspace))
+        self._entry(*pointers)
+
+    def _workspace(self, given: npt.NDArray[np.uint8] | None) -> int:
+        """The address of the workspace for one call."""
+        if given is None:
+            return address_of(thread_workspace(self.workspace_bytes))
+        address = address_of(given)
+        if given.nbytes < self.workspace_bytes or address % ALIGNMENT:
+            raise InvalidInput(
+                f"the workspace needs {self.workspace_bytes} bytes aligned to {ALIGNMENT}, got "
+                f"{given.nbytes} at {address:#x}"
+            )
+        if not (given.flags.c_contiguous and given.flags.writeable):
+            raise InvalidInput("the workspace must be contiguous, writable memory")
+        return address

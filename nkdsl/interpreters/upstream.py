@@ -1,0 +1,259 @@
+"""Execution of the upstream operations that nkdsl's last pass emits.
+
+The meaning of each is taken from MLIR's documentation of that operation, by its upstream name, and
+from nothing of nkdsl's: no target table, no dialect of ours. So an error in a lowering can't be
+repeated here. `vector.fma` alone borrows the exact arithmetic of `nkdsl.targets.semantics`.
+
+At this level a memref argument of a function is a pointer to its first element, a `Buffer` of rank
+0; `memref.reinterpret_cast` gives it its shape back.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from math import prod
+from typing import Any
+
+import numpy as np
+from xdsl.dialects import llvm, memref, vector
+from xdsl.dialects.builtin import DYNAMIC_INDEX, I64, DenseArrayBase, MemRefType, VectorType
+from xdsl.dialects.utils import FastMathFlag
+from xdsl.interpreter import (
+    Interpreter,
+    InterpreterFunctions,
+    PythonValues,
+    impl,
+    register_impls,
+)
+from xdsl.ir import Attribute, Operation
+from xdsl.utils.exceptions import InterpretationError
+
+from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, reinterpret, row_major
+from nkdsl.targets.semantics import fma
+
+_NO_EFFECT = frozenset({"llvm.prefetch.p0", "llvm.prefetch"})
+"""Intrinsics that change nothing one could observe."""
+
+
+def _vector_shape(type_: Attribute) -> tuple[int, ...]:
+    assert isinstance(type_, VectorType)
+    return type_.get_shape()
+
+
+def _mixed(static: DenseArrayBase[I64], dynamic: list[int]) -> tuple[int, ...]:
+    """A list of static values with the dynamic ones filled in, taken from the front."""
+    values = (int(value) for value in static.get_values())
+    return tuple(dynamic.pop(0) if value == DYNAMIC_INDEX else value for value in values)
+
+
+@register_impls
+class MemRefFunctions(InterpreterFunctions):
+    """The rules of `memref`, and of the few `llvm` operations that take addresses."""
+
+    @impl(memref.LoadOp)
+    def run_load(
+        self, interpreter: Interpreter, op: memref.LoadOp, args: PythonValues
+    ) -> PythonValues:
+        buffer: Buffer = args[0]
+        return (buffer.data[buffer.element(args[1:])],)
+
+    @impl(memref.StoreOp)
+    def run_store(
+        self, interpreter: Interpreter, op: memref.StoreOp, args: PythonValues
+    ) -> PythonValues:
+        buffer: Buffer = args[1]
+        buffer.data[buffer.element(args[2:])] = args[0]
+        return ()
+
+    @impl(memref.ReinterpretCastOp)
+    def run_reinterpret_cast(
+        self, interpreter: Interpreter, op: memref.ReinterpretCastOp, args: PythonValues
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        dynamic = list(args[1:])
+        (offset,) = _mixed(op.static_offsets, dynamic)
+        sizes = _mixed(op.static_sizes, dynamic)
+        strides = _mixed(op.static_strides, dynamic)
+        # The offset counts from the aligned pointer: that of the source is forgotten.
+        return (Buffer(source.data, offset, sizes, strides, source.origin),)
+
+    @impl(memref.ViewOp)
+    def run_view(
+        self, interpreter: Interpreter, op: memref.ViewOp, args: PythonValues
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        type_ = op.result.type
+        assert isinstance(type_, MemRefType)
+        dynamic = list(args[2:])
+        shape = tuple(dynamic.pop(0) if n == DYNAMIC_INDEX else n for n in type_.get_shape())
+        dtype = dtype_of(type_.element_type)
+        _check_view(source, args[1], prod(shape) * dtype.itemsize)
+        data, origin = reinterpret(source.data, source.start + args[1], dtype)
+        return (Buffer(data, 0, shape, row_major(shape), origin),)
+
+    @impl(memref.ExtractAlignedPointerAsIndexOp)
+    def run_extract_aligned_pointer_as_index(
+        self,
+        interpreter: Interpreter,
+        op: memref.ExtractAlignedPointerAsIndexOp,
+        args: PythonValues,
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        data = source.data
+        return (data.__array_interface__["data"][0] + source.origin * data.itemsize,)
+
+    @impl(llvm.IntToPtrOp)
+    def run_inttoptr(
+        self, interpreter: Interpreter, op: llvm.IntToPtrOp, args: PythonValues
+    ) -> PythonValues:
+        return args
+
+    @impl(llvm.GEPOp)
+    def run_getelementptr(
+        self, interpreter: Interpreter, op: llvm.GEPOp, args: PythonValues
+    ) -> PythonValues:
+        pointer, *indices = args
+        (constant,) = op.rawConstantIndices.get_values()
+        index = indices[0] if constant == llvm.GEP_USE_SSA_VAL else int(constant)
+        return (pointer + index * dtype_of(op.elem_type).itemsize,)
+
+    @impl(llvm.CallIntrinsicOp)
+    def run_call_intrinsic(
+        self, interpreter: Interpreter, op: llvm.CallIntrinsicOp, args: PythonValues
+    ) -> PythonValues:
+        if op.intrin.data not in _NO_EFFECT:
+            raise InterpretationError(f"the intrinsic '{op.intrin.data}' has no semantics here")
+        return ()
+
+    @impl(llvm.InlineAsmOp)
+    def run_inline_asm(
+        self, interpreter: Interpreter, op: llvm.InlineAsmOp, args: PythonValues
+    ) -> PythonValues:
+        if op.asm_string.data:
+            raise InterpretationError("inline assembly can't be executed unless it is empty")
+        return ()
+
+
+@register_impls
+class VectorFunctions(InterpreterFunctions):
+    """The rules of `vector`, for vectors of one dimension."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Operation, int] = {}
+        self._masks: dict[Operation, Array] = {}
+
+    @impl(vector.LoadOp)
+    def run_load(
+        self, interpreter: Interpreter, op: vector.LoadOp, args: PythonValues
+    ) -> PythonValues:
+        buffer: Buffer = args[0]
+        return (buffer.load(args[1:], self._lanes_of(op, op.result.type)),)
+
+    @impl(vector.StoreOp)
+    def run_store(
+        self, interpreter: Interpreter, op: vector.StoreOp, args: PythonValues
+    ) -> PythonValues:
+        values, buffer, *indices = args
+        buffer.store(indices, values)
+        return ()
+
+    @impl(vector.MaskedLoadOp)
+    def run_masked_load(
+        self, interpreter: Interpreter, op: vector.MaskedLoadOp, args: PythonValues
+    ) -> PythonValues:
+        buffer, *indices, mask, passed = args
+        result = passed.copy()
+        result[mask] = buffer.data[_touched(buffer, indices, mask)]
+        return (result,)
+
+    @impl(vector.MaskedStoreOp)
+    def run_masked_store(
+        self, interpreter: Interpreter, op: vector.MaskedStoreOp, args: PythonValues
+    ) -> PythonValues:
+        buffer, *indices, mask, values = args
+        buffer.data[_touched(buffer, indices, mask)] = values[mask]
+        return ()
+
+    @impl(vector.BroadcastOp)
+    def run_broadcast(
+        self, interpreter: Interpreter, op: vector.BroadcastOp, args: PythonValues
+    ) -> PythonValues:
+        source = args[0]
+        shape = _vector_shape(op.vector.type)
+        return (np.array(np.broadcast_to(source, shape), dtype_of(op.vector.type.element_type)),)
+
+    @impl(vector.FMAOp)
+    def run_fma(
+        self, interpreter: Interpreter, op: vector.FMAOp, args: PythonValues
+    ) -> PythonValues:
+        lhs, rhs, acc = args
+        return (fma(acc, lhs, rhs),)
+
+    @impl(vector.ShuffleOp)
+    def run_shuffle(
+        self, interpreter: Interpreter, op: vector.ShuffleOp, args: PythonValues
+    ) -> PythonValues:
+        mask = self._masks.get(op)
+        if mask is None:
+            mask = self._masks[op] = _shuffle_mask(op)
+        return (np.concatenate(args)[mask],)
+
+    @impl(vector.CreateMaskOp)
+    def run_create_mask(
+        self, interpreter: Interpreter, op: vector.CreateMaskOp, args: PythonValues
+    ) -> PythonValues:
+        (lanes,), (active,) = _vector_shape(op.mask_vector.type), args
+        return (np.arange(lanes) < active,)
+
+    @impl(vector.ReductionOp)
+    def run_reduction(
+        self, interpreter: Interpreter, op: vector.ReductionOp, args: PythonValues
+    ) -> PythonValues:
+        kind = op.kind.data.value
+        if kind != "add":
+            raise InterpretationError(f"a reduction by '{kind}' can't be executed")
+        values, *start = args
+        if FastMathFlag.REASSOC in op.fastmath.data:
+            return (sum(start, _pairwise_sum(values)),)
+        # Without leave to reassociate, lanes are added in order, after the accumulator.
+        return (reduce(lambda total, lane: total + lane, [*start, *values]),)
+
+    def _lanes_of(self, op: Operation, type_: Attribute) -> int:
+        lanes = self._lanes.get(op)
+        if lanes is None:
+            (lanes,) = _vector_shape(type_)
+            self._lanes[op] = lanes
+        return lanes
+
+
+def _check_view(source: Buffer, shift: int, size: int) -> None:
+    """A view lies inside of the bytes that it is taken of."""
+    available = prod(source.shape)
+    if shift < 0 or shift + size > available:
+        raise InterpretationError(f"{size} bytes from {shift} are outside of {available} bytes")
+
+
+def _touched(buffer: Buffer, indices: Sequence[int], mask: Array) -> Array:
+    """Positions of the active lanes; raises `InterpretationError` outside of the allocation."""
+    positions = buffer.address(indices) + np.flatnonzero(mask)
+    if positions.size and not 0 <= positions[0] <= positions[-1] < len(buffer.data):
+        raise InterpretationError(
+            f"elements {positions[0]} to {positions[-1]} are outside of an allocation of "
+            f"{len(buffer.data)}"
+        )
+    return positions
+
+
+def _shuffle_mask(op: vector.ShuffleOp) -> Array:
+    mask = np.array(op.mask.get_values())
+    if (mask < 0).any():
+        raise InterpretationError("a shuffle with undefined lanes can't be executed")
+    return mask
+
+
+def _pairwise_sum(values: Array) -> Any:
+    """Lanes added in halves, as log2(lanes) shuffles do."""
+    while len(values) > 1:
+        if len(values) % 2:
+            values = np.append(values, values.dtype.type(0))
+        values = values[: len(values) // 2] + values[len(values) // 2 :]
+    return values[0]

@@ -1,0 +1,351 @@
+"""The machine code is what the plan promised: counted, loop by loop, for machines we need not have.
+
+A kernel that gives right numbers by a slow path is the failure that results can't show. So the
+assembly of each target is read, and must hold exactly the multiply-adds and loads that follow from
+the plan's block, and nothing that a plan never asks for: spills, calls, gathers, scalar arithmetic.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+
+import nkdsl
+from nkdsl.backends import mlir, native
+from nkdsl.dialects.nanokernel import GemmOp, PlanAttr, StepOp
+from nkdsl.frontend import load, make_context, to_text
+from nkdsl.pipeline import lower
+from nkdsl.planner import Problem, analyse
+from nkdsl.planner.cost import block_runs
+from nkdsl.planner.registers import Tile, block_tile
+from nkdsl.planner.split import even_split
+from nkdsl.targets import Target, get_target
+from nkdsl.targets.model import Instruction
+from tests.unit.assembly import (
+    Counts,
+    Line,
+    count,
+    function,
+    functions,
+    innermost_loops,
+    instructions,
+)
+from tests.unit.helpers import Product
+
+AVX512 = ("skylake-avx512", "znver4", "znver5", "sapphirerapids")
+TARGETS = (*AVX512, "x86-64-v3")
+
+
+def product(spec: str, m: int, n: int, k: int, *, from_zero: bool = False) -> Product:
+    return Product(spec, (("m", m), ("n", n), ("k", k)), from_zero=from_zero)
+
+
+CASES = {
+    "even": product("mk,kn->mn", 64, 96, 256),
+    "even_rows_of_9": product("mk,kn->mn", 72, 96, 256),
+    "ragged": product("mk,kn->mn", 33, 47, 65),
+    "edges": product("mk,kn->mn", 100, 100, 100),
+    "lhs_transposed": product("km,kn->mn", 100, 100, 100),
+    "rhs_packed": product("mk,nk->mn", 100, 100, 100),
+    "from_zero": product("mk,kn->mn", 64, 96, 256, from_zero=True),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One product, compiled for one target."""
+
+    target: Target
+    problem: Problem
+    plan: PlanAttr
+    steps: tuple[int, ...]
+    """The depths of the nanokernels that were composed."""
+    code: tuple[Line, ...]
+
+    @property
+    def instruction(self) -> Instruction:
+        return self.target.instruction(self.plan.instruction.data)
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The block shapes, each with code of its own."""
+        rows, columns = block_runs(self.problem, self.plan, self.instruction.lanes)
+        lanes = self.plan.lanes.data
+        return [
+            block_tile(r.size, c.size, lanes, self.instruction, self.target)
+            for r in rows
+            for c in columns
+        ]
+
+    @property
+    def depths(self) -> list[int]:
+        """Steps of the reduction in each part of it that has code of its own."""
+        whole = self.problem.extent("k")
+        runs = even_split(whole, self.plan.k_block.data or whole)
+        sizes = [run.size for run in runs]
+        split = self.problem.from_zero and sum(run.count for run in runs) > 1
+        # The first part starts the sums; the others of its size add to them.
+        return [sizes[0], *sizes] if split and runs[0].count > 1 else sizes
+
+    @cached_property
+    def counts(self) -> Counts:
+        return count(self.code)
+
+    @cached_property
+    def product_loops(self) -> list[Counts]:
+        """What the innermost loops that multiply execute a turn."""
+        return [c for c in map(count, innermost_loops(self.code)) if c.fmas]
+
+
+@cache
+def compiled(target_name: str, element: str) -> dict[str, Compiled]:
+    """All cases for a target, as functions of one module: one run of each tool."""
+    target = get_target(target_name)
+    sources = (
+        Product(p.spec, p.sizes, element, from_zero=p.from_zero).source.replace("@product", f"@{n}")
+        for n, p in CASES.items()
+    )
+    context = make_context()
+    module = load("\n".join(sources), context)
+    lower(module, context, target_name, end="nanokernel")
+    products = {
+        name: (analyse(gemm), gemm.plan)
+        for name in CASES
+        for gemm in in_function(module, name)
+        if isinstance(gemm, GemmOp)
+    }
+    lower(module, context, target_name, start="nanokernel", end="composed")
+    steps = {
+        name: tuple(
+            op.depth.value.data for op in in_function(module, name) if isinstance(op, StepOp)
+        )
+        for name in CASES
+    }
+    lower(module, context, target_name, start="composed")
+    code = functions(native.emit_assembly(mlir.to_llvm_ir(to_text(module)), target))
+    found = {}
+    for name, (problem, plan) in products.items():
+        assert plan is not None
+        found[name] = Compiled(target, problem, plan, steps[name], code[name])
+    return found
+
+
+def in_function(module: ModuleOp, name: str):
+    """All operations of one function."""
+    for op in module.ops:
+        if isinstance(op, FuncOp) and op.sym_name.data == name:
+            yield from op.walk()
+
+
+EVERY = pytest.mark.parametrize("name", CASES)
+EVERY_TARGET = pytest.mark.parametrize("target", TARGETS)
+EVERY_ELEMENT = pytest.mark.parametrize(
+    "element", ["f32", pytest.param("f64", marks=pytest.mark.slow)]
+)
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_a_turn_of_the_inner_loop_has_exactly_the_predicted_instructions(name, target, element):
+    kernel = compiled(target, element)[name]
+    unroll = kernel.plan.k_unroll.data
+    wanted = Counter(
+        (unroll * tile.instructions, unroll * (tile.lhs_loads + tile.rhs_loads))
+        for depth in kernel.depths
+        if depth // (unroll * kernel.tiles[0].depth) > 1
+        for tile in kernel.tiles
+    )
+    assert wanted, "every case is meant to have a loop along the reduction"
+    assert Counter((c.fmas, c.loads + c.broadcasts) for c in kernel.product_loops) == wanted
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_broadcasts_and_loads_are_of_the_predicted_factors(name, target, element):
+    kernel = compiled(target, element)[name]
+    unroll = kernel.plan.k_unroll.data
+    wanted = {unroll * tile.broadcasts for tile in kernel.tiles}
+    assert {loop.broadcasts for loop in kernel.product_loops} == wanted
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_the_whole_function_has_no_multiply_add_that_was_not_planned(name, target, element):
+    kernel = compiled(target, element)[name]
+    turn = kernel.plan.k_unroll.data
+    steps = sum((turn if d >= turn else 0) + d % turn for d in kernel.depths)
+    assert kernel.counts.fmas == steps * sum(tile.instructions for tile in kernel.tiles)
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_nanokernels_were_composed_for_every_block_shape(name, target, element):
+    kernel = compiled(target, element)[name]
+    turn = kernel.plan.k_unroll.data
+    wanted: Counter[int] = Counter()
+    for depth in kernel.depths:
+        for part in (turn if depth >= turn else 0, depth % turn):
+            wanted[part] += len(kernel.tiles)
+    assert Counter(kernel.steps) == Counter({p: n for p, n in wanted.items() if p})
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_no_innermost_loop_spills(name, target, element):
+    kernel = compiled(target, element)[name]
+    assert [count(loop).spills for loop in innermost_loops(kernel.code) if count(loop).spills] == []
+
+
+@EVERY_ELEMENT
+@pytest.mark.parametrize("target", AVX512)
+@EVERY
+def test_with_avx512_nothing_spills_and_no_loop_reads_a_vector_constant(name, target, element):
+    kernel = compiled(target, element)[name]
+    assert kernel.counts.spills == 0
+    assert [loop.constants for loop in kernel.product_loops if loop.constants] == []
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_nothing_runs_that_no_plan_asks_for(name, target, element):
+    kernel = compiled(target, element)[name]
+    assert kernel.counts.calls == 0
+    assert kernel.counts.scalars == 0
+    assert [i.text for i in instructions(kernel.code) if i.gathers] == []
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_multiply_adds_use_the_widest_registers(name, target, element):
+    kernel = compiled(target, element)[name]
+    widths = {i.width for i in instructions(kernel.code) if i.fma}
+    if target in AVX512:
+        assert widths == {512} == {kernel.instruction.bits}
+    else:
+        # Half a register of tail is a narrower one.
+        assert kernel.instruction.bits in widths <= {256, 128}
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_only_ragged_rows_are_masked(name, target, element):
+    kernel = compiled(target, element)[name]
+    ragged = any(tile.masked for tile in kernel.tiles)
+    if name in ("even", "even_rows_of_9", "from_zero"):
+        assert not ragged
+    # A panel is padded to whole registers; packing it may meet a ragged end of the reduction.
+    in_place = kernel.plan.pack.data == "none"
+    assert any(loop.masked for loop in kernel.product_loops) == (ragged and in_place)
+    if in_place:
+        assert (kernel.counts.masked > 0) == ragged
+
+
+@EVERY_ELEMENT
+@EVERY_TARGET
+@EVERY
+def test_every_product_is_fused_with_its_sum(name, target, element):
+    kernel = compiled(target, element)[name]
+    assert [i.text for i in instructions(kernel.code) if i.unfused] == []
+
+
+@EVERY_TARGET
+def test_sums_from_zero_read_no_result(target):
+    kernels = compiled(target, "f32")
+    accumulate, from_zero = kernels["even"], kernels["from_zero"]
+    assert accumulate.plan.block == from_zero.plan.block
+    assert from_zero.counts.loads < accumulate.counts.loads
+
+
+@pytest.mark.parametrize("target", ["znver5", "x86-64-v3"])
+def test_a_compiled_kernel_shows_the_same_code(target):
+    kernel = nkdsl.compile(CASES["ragged"].source, target=target)
+    reference = compiled(target, "f32")["ragged"]
+    assert kernel.plan == str(reference.plan)
+    assert "nanokernel.step" in kernel.ir("composed")
+    assert count(function(kernel.asm(), "product")).fmas == reference.counts.fmas
+
+
+# ------------------------------------------------------------------------------- the reader
+
+LISTING = """
+\t.text
+\t.type\tf,@function
+f:
+\tpushq\t%rbx
+\tvbroadcastss\t.LCPI0_0(%rip), %zmm3     # constant
+.LBB0_1:
+\txorl\t%eax, %eax
+\t.p2align\t4
+.LBB0_2:
+\tvmovups\t(%rsi,%rax), %zmm1
+\tvmovups\t64(%rsi,%rax), %zmm2 {%k1} {z}
+\tvbroadcastss\t(%rdi,%rax,4), %zmm4
+\tvfmadd231ps\t%zmm1, %zmm4, %zmm5
+\tvfmadd231ps\t(%rdi){1to16}, %zmm1, %zmm6
+\tvfmadd231ps\t(%rsi), %zmm1, %zmm7
+\tvmovups\t%zmm7, -72(%rsp)
+\tvmovaps\t.LCPI0_1(%rip), %ymm0
+\tprefetcht0\t1536(%rsi,%rax)
+\tvmovups\t%zmm7, (%rdx)
+\tvmulss\t%xmm0, %xmm1, %xmm2
+\taddq\t$64, %rax
+\tjb\t.LBB0_2
+\tcallq\tmemcpy@PLT
+\tjne\t.LBB0_1
+\tretq
+.Lfunc_end0:
+\t.size\tf, .Lfunc_end0-f
+\t.type\tg,@function
+g:
+\tvgatherdps\t(%rdi,%zmm1,4), %zmm0 {%k1}
+\tretq
+.Lfunc_end1:
+"""
+
+
+def test_the_reader_splits_functions():
+    assert set(functions(LISTING)) == {"f", "g"}
+    assert [i.gathers for i in instructions(function(LISTING, "g"))] == [True, False]
+
+
+def test_the_reader_finds_the_innermost_loop_only():
+    (loop,) = innermost_loops(function(LISTING, "f"))
+    assert loop[0].text == "vmovups (%rsi,%rax), %zmm1"
+    assert loop[-1].mnemonic == "addq"
+
+
+def test_the_reader_counts_each_kind_once():
+    (loop,) = innermost_loops(function(LISTING, "f"))
+    assert count(loop) == Counts(
+        fmas=3,
+        loads=3,
+        broadcasts=2,
+        stores=1,
+        prefetches=1,
+        masked=1,
+        constants=1,
+        spills=1,
+        scalars=1,
+        calls=0,
+    )
+    assert count(function(LISTING, "f")).calls == 1
+
+
+def test_the_reader_tells_products_and_sums_from_both_at_once():
+    assert [i.mnemonic for i in instructions(function(LISTING, "f")) if i.unfused] == ["vmulss"]
+
+
+def test_the_reader_tells_widths_apart():
+    widths = {i.mnemonic: i.width for i in instructions(function(LISTING, "f"))}
+    assert (widths["vfmadd231ps"], widths["vmulss"], widths["addq"]) == (512, 128, 0)

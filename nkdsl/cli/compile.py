@@ -1,0 +1,120 @@
+"""`nkdsl compile FILE`: the program at any level, or as native code for any target.
+
+Levels of MLIR and text go to standard output, code to a file named after the program, unless `-o`
+says otherwise. All functions of the program are compiled; each is exported by its name and takes
+one pointer a memref (and one to the workspace where a factor is packed: see `--header`).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+
+from nkdsl.backends import linker, mlir, native
+from nkdsl.cli.output import STDOUT, write_file
+from nkdsl.errors import InvalidInput
+from nkdsl.frontend import load, make_context, to_text
+from nkdsl.pipeline import LEVELS, lower
+from nkdsl.runtime.signature import Signature, read_signature
+from nkdsl.targets import get_target
+from nkdsl.targets.model import Target
+from nkdsl.transforms.lower_to_upstream import workspace_bytes
+
+MLIR_LEVELS = {"mlir": "upstream"} | {level: level for level in LEVELS}
+"""What `--emit` calls a level of MLIR."""
+
+SUFFIXES = {"obj": ".o", "so": ".so"}
+"""Binary kinds of output and the suffixes of their files."""
+
+KINDS = ("mlir", "llvm", "asm", *SUFFIXES, *LEVELS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.add_argument("file", metavar="FILE", help="a program in MLIR text")
+    parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
+    parser.add_argument(
+        "--emit", choices=KINDS, default="asm", metavar="KIND", help=f"one of {', '.join(KINDS)}"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to; - is standard output, the default of text"
+    )
+    parser.add_argument("--header", metavar="FILE", help="also write the C declarations")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compile, then write everything at the end."""
+    target = get_target(arguments.target)
+    context = make_context()
+    module = load(Path(arguments.file), context)
+    signatures = _signatures(module)
+    header = _header(module.clone(), context, target, signatures) if arguments.header else None
+    lower(module, context, target, end=MLIR_LEVELS.get(arguments.emit, "upstream"))
+    module.verify()
+    content = _emit(arguments.emit, to_text(module), target)
+    _write(content, arguments.output or _default_output(arguments))
+    if header is not None:
+        write_file(Path(arguments.header), header)
+    return 0
+
+
+def _signatures(module: ModuleOp) -> tuple[Signature, ...]:
+    """The signatures of all functions; refuses those that no kernel can have."""
+    functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
+    signatures = tuple(read_signature(f) for f in functions if not f.is_declaration)
+    if not signatures:
+        raise InvalidInput("the program has no function to compile")
+    return signatures
+
+
+def _emit(kind: str, text: str, target: Target) -> str | bytes:
+    if kind in MLIR_LEVELS:
+        return text
+    llvm_ir = mlir.to_llvm_ir(text)
+    match kind:
+        case "llvm":
+            return llvm_ir
+        case "asm":
+            return native.emit_assembly(llvm_ir, target)
+        case "obj":
+            return native.emit_object(llvm_ir, target)
+        case _:
+            return linker.link_shared(native.emit_object(llvm_ir, target), target.triple)
+
+
+def _default_output(arguments: argparse.Namespace) -> str:
+    suffix = SUFFIXES.get(arguments.emit)
+    return STDOUT if suffix is None else Path(arguments.file).stem + suffix
+
+
+def _write(content: str | bytes, output: str) -> None:
+    if output != STDOUT:
+        write_file(Path(output), content)
+    elif isinstance(content, str):
+        sys.stdout.write(content)
+    else:
+        sys.stdout.buffer.write(content)
+
+
+def _header(
+    module: ModuleOp, context: Context, target: Target, signatures: tuple[Signature, ...]
+) -> str:
+    """C declarations of a program, which is lowered all the way to learn its workspaces."""
+    lower(module, context, target)
+    functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
+    sizes = {function.sym_name.data: workspace_bytes(function) for function in functions}
+    declarations = "\n".join(s.declaration(sizes[s.symbol]) for s in signatures)
+    return f"""#pragma once
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+{declarations}
+
+#ifdef __cplusplus
+}}
+#endif
+"""

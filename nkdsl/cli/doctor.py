@@ -1,0 +1,118 @@
+"""`nkdsl doctor`: what is installed, what this CPU is, what is missing and how to get it.
+
+Exit status 1 if something is missing without which programs can't be compiled and run here.
+Peers of the benchmarks may be missing; they are only told.
+"""
+
+import argparse
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from nkdsl.backends.linker import LINKERS
+from nkdsl.backends.mlir import find_tool
+from nkdsl.cli.targets import aligned
+from nkdsl.errors import NkdslError
+from nkdsl.targets import detect
+
+PACKAGES = ("nkdsl", "xdsl", "llvmlite", "numpy", "ml_dtypes")
+"""The Python packages that compiling takes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for."""
+
+    what: str
+    found: str
+    """A version or a place; how to get it where it is missing."""
+    present: bool = True
+    needed: bool = True
+
+    @property
+    def mark(self) -> str:
+        """One word for the table."""
+        if self.present:
+            return "ok"
+        return "MISSING" if self.needed else "absent"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are no arguments."""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Look, print, and tell by the exit status whether anything needed is missing."""
+    findings = [*_needed(), *_peers()]
+    for line in aligned([(f.mark, f.what, f.found) for f in findings]):
+        print(line)
+    missing = [f.what for f in findings if f.needed and not f.present]
+    if missing:
+        print(f"\nmissing: {', '.join(missing)}")
+        return 1
+    print("\nnothing that is needed is missing")
+    return 0
+
+
+def _needed() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    for name in PACKAGES:
+        yield _package(name)
+    yield _llvm()
+    for tool in ("mlir-opt", "mlir-translate"):
+        yield _asked(tool, lambda tool=tool: _tool(tool))  # type: ignore[misc]
+    yield _linker()
+    yield _asked("host", lambda: detect().reason)
+
+
+def _asked(what: str, ask: Callable[[], str]) -> Finding:
+    """What an asker answers; its error says how to get what is missing."""
+    try:
+        return Finding(what, ask())
+    except NkdslError as error:
+        return Finding(what, str(error), present=False)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        # The compiler itself also runs from a checkout that is not installed.
+        return Finding(name, f"pip install {name}", present=False, needed=name != "nkdsl")
+
+
+def _llvm() -> Finding:
+    from llvmlite import binding
+
+    version = ".".join(str(part) for part in binding.llvm_version_info)
+    return Finding("llvm", f"{version}, within llvmlite")
+
+
+def _tool(name: str) -> str:
+    path = find_tool(name)
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    lines = (line.strip() for line in done.stdout.splitlines())
+    return f"{path}: {next((line for line in lines if 'version' in line), '')}"
+
+
+def _linker() -> Finding:
+    """The linker of `--emit=so`; nothing else takes one."""
+    found = next((path for name in LINKERS if (path := shutil.which(name))), None)
+    remedy = "for --emit=so: apt-get install --no-install-recommends lld-22"
+    return Finding("linker", found or remedy, present=found is not None, needed=False)
+
+
+def _peers() -> Iterator[Finding]:
+    """The libraries that the benchmarks compare with."""
+    from nkdsl.bench.peers import PEERS
+
+    for name, make in PEERS.items():
+        peer = make()
+        try:
+            available = peer.availability()
+        finally:
+            peer.close()
+        yield Finding(f"peer {name}", available.detail, available.present, needed=False)

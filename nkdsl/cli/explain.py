@@ -1,0 +1,91 @@
+"""`nkdsl explain MxNxK|FILE`: what is planned and why; with `--measure`, how it turns out here."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from xdsl.dialects.builtin import ModuleOp
+
+from nkdsl.bench.ours import mlir_text
+from nkdsl.bench.problem import Row, parse_row
+from nkdsl.errors import InvalidInput
+from nkdsl.explain import explain_module
+from nkdsl.frontend import load, make_context
+from nkdsl.targets import get_target
+from nkdsl.types import element_type
+
+SHAPE = re.compile(r"[\dx×]+(b\d+)?(:[nt]{2})?")
+"""What is read as a shape; anything else is a file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.add_argument(
+        "product",
+        metavar="MxNxK|FILE",
+        help="sizes as in 127x255x511, 32x32x32b16 for a batch-reduce product; or a program",
+    )
+    parser.add_argument("--dtype", default="f32", help="element type of a shape; default: f32")
+    parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
+    parser.add_argument("--lhs-transposed", action="store_true", help="A is stored K×M")
+    parser.add_argument("--rhs-transposed", action="store_true", help="B is stored N×K")
+    parser.add_argument(
+        "--accumulate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="C += A·B (the default) or C = A·B",
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="also run it here and measure its share of peak"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Plan and explain."""
+    target = get_target(arguments.target)
+    module = _module(arguments)
+    sys.stdout.write(explain_module(module, target))
+    if arguments.measure:
+        from nkdsl.cli.run import measured
+
+        print(f"{'measured':<10}{measured(module, target)}")
+    return 0
+
+
+def _module(arguments: argparse.Namespace) -> ModuleOp:
+    if SHAPE.fullmatch(arguments.product):
+        source: str | Path = product_text(_row(arguments), arguments.dtype, arguments.accumulate)
+    else:
+        source = Path(arguments.product)
+    return load(source, make_context())
+
+
+def _row(arguments: argparse.Namespace) -> Row:
+    if 0 in map(int, re.findall(r"\d+", arguments.product)):
+        raise InvalidInput(f"{arguments.product} is an empty product: there is nothing to plan")
+    try:
+        row = parse_row(arguments.product)
+        return Row(
+            row.m,
+            row.n,
+            row.k,
+            row.batch,
+            row.transpose_a or arguments.lhs_transposed,
+            row.transpose_b or arguments.rhs_transposed,
+        )
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+
+
+def product_text(row: Row, dtype: str, accumulate: bool) -> str:
+    """A shape as a program with one function, `@kernel`, that starts from C or from zero."""
+    element_type(dtype)
+    text = mlir_text(row, dtype)
+    if accumulate:
+        return text
+    fill = (
+        f"  %zero = arith.constant 0.0 : {dtype}\n"
+        f"  linalg.fill ins(%zero : {dtype}) outs(%c : memref<{row.m}x{row.n}x{dtype}>)\n"
+    )
+    return text.replace("  linalg.", f"{fill}  linalg.", 1)

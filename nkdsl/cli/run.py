@@ -1,0 +1,232 @@
+"""`nkdsl run FILE`: compile, run on random data, check against numpy, report the speed.
+
+The machine code runs once on fresh data, and every argument must lie within the error bound of
+numpy's result in a wider type. Then the peak loop, the kernel and numpy take turns, each on one
+thread; shares and ratios are medians over turns (`nkdsl.bench.timing`).
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ModuleOp
+
+from nkdsl.api import compile as compile_source
+from nkdsl.bench.peak import target_peak
+from nkdsl.bench.peers.openblas import find_blas
+from nkdsl.bench.timing import (
+    MAX_ARITY,
+    Contender,
+    NativeContender,
+    PythonContender,
+    Timings,
+    take_turns,
+)
+from nkdsl.cli.reference import Reference, make_arrays, make_reference
+from nkdsl.errors import NkdslError, Unsupported
+from nkdsl.frontend import load, make_context
+from nkdsl.runtime.kernel import Kernel
+from nkdsl.runtime.workspace import thread_workspace
+from nkdsl.targets import can_run, get_target
+from nkdsl.targets.model import Target
+
+Array = npt.NDArray[Any]
+
+ROUNDS = 15
+ATTEMPTS = 3
+STEADY = 0.1
+"""Quartiles farther apart than this share of the median make a run of turns worth repeating."""
+_PLAN_FRAME = re.compile(r'^#nanokernel\.plan<target = "[^"]*", |>$')
+OURS, NUMPY, PEAK = "nkdsl", "numpy", "peak"
+
+
+class WrongAnswer(NkdslError):
+    """The machine code and numpy disagree beyond rounding."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.add_argument("file", metavar="FILE", help="a program in MLIR text")
+    parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
+    parser.add_argument("--function", help="which function, where the program has several")
+    parser.add_argument("--seed", type=int, default=0, help="of the random data; default: 0")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"turns of timing, 0 for none; default: {ROUNDS}"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compile, check, time; raises `WrongAnswer` where numpy disagrees."""
+    target = get_target(arguments.target)
+    if obstacle := can_run(target):
+        raise Unsupported(f"nothing to run: {obstacle}; nkdsl compile works for any target")
+    context = make_context()
+    module = load(Path(arguments.file), context)
+    kernel = compile_source(module, target, function=arguments.function)
+    reference = make_reference(module, kernel.signature, context)
+    print(f"{kernel.c_declaration.removesuffix(';')}  for {target.name}")
+    for line in _plans(kernel, reference):
+        print(f"  kernel  {line}")
+    arrays = make_arrays(kernel.signature, arguments.seed)
+    print(f"  check   {_check(kernel, reference, arrays)}", flush=True)
+    if arguments.rounds > 0:
+        for line in _speed(kernel, reference, arrays, target, arguments.rounds):
+            print(f"  speed   {line}")
+    return 0
+
+
+def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
+    """One line a product: its size, and the plan that serves it."""
+    problems = [f"{p.problem}  " for p in reference.products or ()]
+    if len(problems) != len(kernel.plans):
+        problems = [""] * len(kernel.plans)
+    for problem, plan in zip(problems, kernel.plans, strict=True):
+        yield f"{problem}{_PLAN_FRAME.sub('', plan)}"
+
+
+# -------------------------------------------------------------------------------------- check
+
+
+def _check(kernel: Kernel, reference: Reference, arrays: Sequence[Array]) -> str:
+    """Call the kernel once; says how near it came to numpy."""
+    expected = reference.expect(arrays)
+    before = [array.tobytes() for array in arrays]
+    kernel(*arrays)
+    checked, worst = 0, 0.0
+    for position, parameter in enumerate(kernel.signature.parameters):
+        array = arrays[position]
+        if not parameter.written:
+            if array.tobytes() != before[position]:
+                raise WrongAnswer(f"argument '{parameter.name}' was changed, but is only read")
+            continue
+        share = _error(parameter.name, array, expected.arrays[position], expected.bounds[position])
+        checked, worst = checked + array.size, max(worst, share)
+    return f"{checked} elements agree with numpy; largest error {worst:.2g} of the bound"
+
+
+def _error(name: str, array: Array, wanted: Array, bound: Array) -> float:
+    """The largest share of the error bound that was used; raises `WrongAnswer` above 1."""
+    if array.size == 0:
+        return 0.0
+    error = np.abs(array - wanted)
+    wrong = ~(error <= bound)
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise WrongAnswer(
+            f"wrong answer: {int(wrong.sum())} of {wrong.size} elements of '{name}' are off, "
+            f"for example {index}: {array[index]} instead of {wanted[index]}; this is a bug in "
+            "nkdsl, please report it with the program"
+        )
+    return float(np.max(error / np.maximum(bound, np.finfo(bound.dtype).tiny)))
+
+
+# -------------------------------------------------------------------------------------- speed
+
+
+def measured(module: ModuleOp, target: Target) -> str:
+    """The share of peak that the only function of a program reaches here, in words."""
+    if obstacle := can_run(target):
+        return f"not on this machine: {obstacle}"
+    kernel = compile_source(module, target)
+    reference = make_reference(module, kernel.signature, make_context())
+    if not reference.flops or reference.element is None:
+        return "nothing to time: the products are empty, or not all of one type"
+    peak = target_peak(reference.element, target).contender()
+    ours = _ours(kernel, make_arrays(kernel.signature), reference.flops)
+    timings = _steadiest([peak, ours], ROUNDS)
+    share, rate = timings.ratio(OURS, PEAK), timings.gflops(OURS).median
+    return (
+        f"{share.median:.1%} of peak (quartiles {share.p25:.1%} to {share.p75:.1%}): {rate:.1f} of "
+        f"{timings.gflops(PEAK).median:.1f} GF/s, measured beside it"
+    )
+
+
+def _speed(
+    kernel: Kernel, reference: Reference, arrays: Sequence[Array], target: Target, rounds: int
+) -> Iterator[str]:
+    """Lines that say how fast the kernel is, and how fast everything beside it."""
+    flops = reference.flops
+    if flops == 0:
+        yield "nothing to time: the products are empty"
+        return
+    contenders: list[Contender] = [_ours(kernel, arrays, flops or 0)]
+    if reference.element is not None:
+        contenders.insert(0, target_peak(reference.element, target).contender())
+    if reference.products is not None:
+        numpys = tuple(array.copy() for array in arrays)
+        contenders.append(PythonContender(NUMPY, lambda: reference.run(numpys), flops or 0))
+    with one_blas_thread():
+        timings = _steadiest(contenders, rounds)
+    if flops is None:
+        yield f"{timings.ns(OURS).median / 1000:.2f} µs a call"
+        return
+    yield _line(OURS, timings, _of_peak(timings, contenders[0]))
+    if NUMPY in timings.series:
+        ratio = timings.ratio(OURS, NUMPY)
+        yield _line(NUMPY, timings, f"nkdsl runs {ratio.median:.2f} times as fast, one thread each")
+    if unsteadiness(timings) >= STEADY:
+        yield (
+            f"(other work disturbed this: quartiles are {unsteadiness(timings):.0%} apart; "
+            "run it again on a quiet machine)"
+        )
+
+
+def _steadiest(contenders: Sequence[Contender], rounds: int) -> Timings:
+    """The first run of turns that nothing disturbed, or the least disturbed of a few."""
+    runs: list[Timings] = []
+    for _ in range(ATTEMPTS):
+        runs.append(take_turns(contenders, rounds))
+        if unsteadiness(runs[-1]) < STEADY:
+            return runs[-1]
+    return min(runs, key=unsteadiness)
+
+
+def unsteadiness(timings: Timings) -> float:
+    """How far the quartiles of the native contenders' times lie apart, relative to the median."""
+    spreads = [timings.ns(name) for name in timings.series if name != NUMPY]
+    return max((s.p75 - s.p25) / s.median for s in spreads)
+
+
+def _line(name: str, timings: Timings, remark: str) -> str:
+    rate, time = timings.gflops(name).median, timings.ns(name).median / 1000
+    return f"{name:<6}{rate:8.1f} GF/s {time:10.2f} µs   {remark}"
+
+
+def _of_peak(timings: Timings, peak: Contender) -> str:
+    if PEAK not in timings.series:
+        return ""
+    share, rate = timings.ratio(OURS, PEAK).median, timings.gflops(PEAK).median
+    return f"{share:.1%} of the peak of {peak.detail}, {rate:.1f} GF/s beside it"
+
+
+def _ours(kernel: Kernel, arrays: Sequence[Array], flops: int) -> Contender:
+    pointers = [array.ctypes.data for array in arrays]
+    workspace = thread_workspace(kernel.workspace_bytes)
+    if kernel.workspace_bytes:
+        pointers.append(workspace.ctypes.data)
+    if len(pointers) > MAX_ARITY:
+        return PythonContender(OURS, lambda: kernel(*arrays), flops)
+    keep = (kernel, arrays, workspace)
+    return NativeContender(OURS, kernel.address, tuple(pointers), flops, keep=keep)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold numpy's BLAS to one thread, where it can be told."""
+    blas = find_blas()
+    get_threads = blas.openblas("get_num_threads") if blas else None
+    set_threads = blas.openblas("set_num_threads") if blas else None
+    if get_threads is None or set_threads is None:
+        yield
+        return
+    before = int(get_threads())
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)

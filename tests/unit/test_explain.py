@@ -1,0 +1,121 @@
+"""What `explain` says, held against what the planner knows."""
+
+import re
+
+import pytest
+
+import nkdsl
+from nkdsl.cli.main import main
+
+
+def explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["explain", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def section(text: str, label: str) -> str:
+    """The lines of a label, joined."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(label))
+    end = next((i for i, line in enumerate(lines[start + 1 :], start + 1) if line[:1] != " "), None)
+    return "\n".join(lines[start:end])
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "skylake-avx512", "znver5"])
+@pytest.mark.parametrize("shape", ["127x255x511", "64x64x64:tn", "33x47x65:nt", "1x1000x100"])
+def test_the_splits_add_up_to_the_sizes(shape, target, capsys):
+    out = explained([shape, "--target", target], capsys)
+    m, n, _ = (int(size) for size in re.findall(r"\d+", shape)[:3])
+    for label, size in (("rows", m), ("columns", n)):
+        terms, total = section(out, label).removeprefix(label).split("=")
+        terms = re.sub(r"\(.*?\)", "", terms)
+        added = sum(eval(term.replace("×", "*")) for term in terms.split("+"))
+        assert int(total) == size == added
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "znver5"])
+def test_the_register_inequality_holds_in_the_numbers_shown(target, capsys):
+    line = section(explained(["96x96x96", "--target", target], capsys), "registers")
+    match = re.search(r"(\d+)·(\d+) accumulators \+ (\d+) kept \+ 1 passing = (\d+) ≤ (\d+)", line)
+    assert match
+    rows, columns, kept, live, limit = map(int, match.groups())
+    assert kept == min(rows, columns)
+    assert live == rows * columns + kept + 1 <= limit
+
+
+def test_the_map_shows_each_accumulator_once(capsys):
+    out = explained(["96x96x96", "--target", "znver5"], capsys)
+    match = re.search(r"(\d+)·(\d+) accumulators", out)
+    assert match
+    count = int(match[1]) * int(match[2])
+    names = re.findall(r"\bv(\d+)\b", section(out, "map"))
+    assert all(names.count(str(number)) == 1 for number in range(count))
+
+
+def test_the_bound_that_is_marked_is_the_largest(capsys):
+    out = explained(["1x1000x1000", "--target", "znver5"], capsys)
+    lines = re.findall(r"^ +(\*?) +([A-Za-z ]+?) +(\d+\.\d+)   ", section(out, "step"), re.M)
+    assert len(lines) == 5
+    assert max(lines, key=lambda line: float(line[2]))[0] == "*"
+
+
+def test_no_plan_shown_beside_the_chosen_one_is_predicted_to_be_faster(capsys):
+    out = explained(["127x255x511", "--target", "skylake-avx512"], capsys)
+    others = re.findall(r"cycles, ([+-]\d+\.\d+)%", section(out, "others"))
+    assert others
+    assert all(float(other) >= 0 for other in others)
+
+
+def test_a_packed_factor_is_explained(capsys):
+    out = explained(["128x192x256", "--rhs-transposed", "--target", "znver5"], capsys)
+    assert "a panel of B at a time" in section(out, "packing")
+
+
+def test_a_blocked_reduction_is_explained(tmp_path, capsys):
+    path = tmp_path / "planned.mlir"
+    path.write_text("""
+      func.func @f(%a: memref<8x1000xf32>, %b: memref<1000x48xf32>, %c: memref<8x48xf32>) {
+        nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x1000xf32>, memref<1000x48xf32>)
+            outs(%c[m, n] : memref<8x48xf32>)
+            plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48,
+                                  k_unroll = 4, k_block = 256>
+        return
+      }""")
+    loops = section(explained([str(path), "--target", "znver5"], capsys), "loops")
+    assert "k: chunks of at most 256; the sums rest in C in between" in loops
+    assert "k: 250 steps = 62 turns of 4 and 2 more" in loops
+
+
+def test_the_options_change_the_product(capsys):
+    out = explained(["8x16x24", "--dtype=f64", "--no-accumulate", "--lhs-transposed"], capsys)
+    assert "C = A·B" in out
+    assert re.search(r"^ +f64, ", out, re.M)
+    assert re.search(r"^A +strides in elements: k 8, m 1$", out, re.M)
+
+
+def test_no_line_is_too_wide_for_a_terminal(capsys):
+    for shape in ("127x255x511", "1x1000x1000", "64x64x64b16"):
+        out = explained([shape, "--target", "x86-64-v3"], capsys)
+        assert max(map(len, out.splitlines())) <= 100
+
+
+def test_an_empty_product_is_explained_as_such(tmp_path, capsys):
+    path = tmp_path / "empty.mlir"
+    path.write_text("""
+      func.func @f(%a: memref<0x4xf32>, %b: memref<4x8xf32>, %c: memref<0x8xf32>) {
+        linalg.matmul ins(%a, %b : memref<0x4xf32>, memref<4x8xf32>) outs(%c : memref<0x8xf32>)
+        return
+      }""")
+    assert "nothing to compute" in explained([str(path), "--target", "znver5"], capsys)
+
+
+def test_a_kernel_explains_itself_as_the_command_does(capsys, tmp_path):
+    source = """
+      func.func @f(%a: memref<9x4xf32>, %b: memref<4x8xf32>, %c: memref<9x8xf32>) {
+        linalg.matmul ins(%a, %b : memref<9x4xf32>, memref<4x8xf32>) outs(%c : memref<9x8xf32>)
+        return
+      }"""
+    path = tmp_path / "f.mlir"
+    path.write_text(source)
+    kernel = nkdsl.compile(source, target="x86-64-v3")
+    assert kernel.explain() == explained([str(path), "--target", "x86-64-v3"], capsys)

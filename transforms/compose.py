@@ -56,7 +56,7 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.errors import Unsupported
 from nkdsl.planner import Problem, analyse, check_plan
-from nkdsl.planner.cost import STREAMED, block_runs, source_level
+from nkdsl.planner.cost import STREAMED, asks_for_next_reduction, block_runs, source_level
 from nkdsl.planner.problem import Role
 from nkdsl.planner.split import Run, even_split
 from nkdsl.targets import get_target
@@ -108,8 +108,10 @@ class Schedule:
     def prefetch(self, role: Role, dims: str) -> tuple[int, ...]:
         """Index offsets at which a factor with some tags is prefetched; empty for not at all.
 
-        A broadcast factor that is contiguous in k is asked for a line ahead, unless its rows are so
-        short that much of that would fall behind their ends.
+        The factor that is loaded as registers is asked for some steps ahead. A broadcast factor
+        that is contiguous in k is asked for a line ahead, unless its rows are so short that much
+        of that would fall behind their ends; with reductions around the inner one, at the same
+        place of the next of them.
         """
         distance = self.plan.prefetch.data
         in_place = self.packed != role
@@ -117,6 +119,9 @@ class Schedule:
             in_place and not source_level(self.problem, self.target, self.plan, role)
         ):
             return ()
+        following = asks_for_next_reduction(self.problem, self.plan, role)
+        if following is not None and in_place:
+            return tuple(int(dim == following) for dim in range(len(dims)))
         if STREAMED.get(self.plan.lanes.data) != role and self.problem.stride(role, "k") == 1:
             line = self.target.caches[0].line // self.problem.operand.size
             if self.problem.extent("k") < SHORT_ROW_LINES * line:

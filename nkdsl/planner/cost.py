@@ -33,7 +33,7 @@ from nkdsl.targets.model import Instruction, Target
 SCHEDULING_SLACK = 1.0
 """Cycles added to an instruction's latency: chains wait for a port now and then."""
 
-OUTER_CACHE_SHARE = 0.53
+OUTER_CACHE_SHARE = 0.6
 """What of an outer cache can be counted on: it is indexed by physical pages, which collide."""
 
 HARDWARE_STREAMS = 16
@@ -197,11 +197,25 @@ def factor_source(
         uses(problem, plan, role) <= 1 and _panel_span(problem, plan, role) <= PAGE
     )
     foreseen |= streamed == role and (few_rows or plan.prefetch.data > 0)
+    foreseen |= asks_for_next_reduction(problem, plan, role) is not None
     lost = 0.0 if foreseen or not level else target.miss_cycles * bytes_per_cycle(target, 1) / rate
     # Beyond L2 only the hardware's streams reach the full rate, and it follows a limited number.
     share = UNSTREAMED_SHARE if level > 1 and streamed == role and not few_rows else 1.0
     lines = _lines_a_load(problem, instruction, plan, role, target.caches[0].line)
     return Source(level, rate * share, lines, lost)
+
+
+def asks_for_next_reduction(problem: Problem, plan: PlanAttr, role: Role) -> int | None:
+    """The dimension of a factor along which its next inner reduction lies, if it is prefetched.
+
+    A broadcast factor with rows along k is asked for one whole inner reduction ahead where there
+    are reductions around that: they are short, and most lines would lie behind a row's end.
+    """
+    outer = problem.outer("k")
+    broadcast = STREAMED.get(plan.lanes.data) not in (None, role)
+    if not (outer and broadcast and plan.prefetch.data and problem.stride(role, "k") == 1):
+        return None
+    return problem.operand_named(role).dims[outer[-1]]
 
 
 def uses(problem: Problem, plan: PlanAttr, role: Role) -> int:

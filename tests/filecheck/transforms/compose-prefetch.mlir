@@ -27,3 +27,16 @@ func.func @small(%a: memref<16x16xf32>, %b: memref<16x48xf32>, %c: memref<16x48x
     plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, prefetch = 5>
   return
 }
+
+// With reductions around the inner one, the broadcast factor's rows are asked for at the same place
+// of the next reduction.
+
+// CHECK-LABEL: func.func @batch_reduce
+// CHECK: nanokernel.step
+// CHECK-SAME: prefetch lhs [1, 0, 0] rhs [0, 4, 0]
+func.func @batch_reduce(%a: memref<16x64x64xf32>, %b: memref<16x64x64xf32>, %c: memref<64x64xf32>) {
+  nanokernel.gemm ins(%a[k0, m, k1], %b[k0, k1, n] : memref<16x64x64xf32>, memref<16x64x64xf32>)
+      outs(%c[m, n] : memref<64x64xf32>)
+      plan #nanokernel.plan<target = "skylake-avx512", instruction = "fma.f32x16", block = 6x64, k_unroll = 8, prefetch = 4>
+  func.return
+}

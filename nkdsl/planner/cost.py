@@ -224,10 +224,15 @@ def uses(problem: Problem, plan: PlanAttr, role: Role) -> int:
     return -(-problem.extent(other) // min(plan.block[other == "n"], max(1, problem.extent(other))))
 
 
+def _panel_width(problem: Problem, plan: PlanAttr, role: Role) -> tuple[str, int]:
+    """The dimension across a factor's panel, m or n, and the panel's extent along it."""
+    kind = "m" if role == "lhs" else "n"
+    return kind, min(plan.block[kind == "n"], problem.extent(kind))
+
+
 def _panel_span(problem: Problem, plan: PlanAttr, role: Role) -> int:
     """Bytes from the first to the last element of a factor's panel."""
-    kind = "m" if role == "lhs" else "n"
-    width = min(plan.block[kind == "n"], problem.extent(kind))
+    kind, width = _panel_width(problem, plan, role)
     elements = (width - 1) * problem.stride(role, kind)
     elements += (problem.extent("k") - 1) * problem.stride(role, "k") + 1
     return elements * problem.operand.size
@@ -283,10 +288,9 @@ def _call_cycles(
 
 def _result_pieces(problem: Problem, plan: PlanAttr, rows: int, columns: int) -> int:
     """Into how many separate pieces of memory a block of the result falls."""
-    width, pieces, across = {
-        "m": (rows, columns, "n"),
-    }.get(plan.lanes.data, (columns, rows, "m"))
-    return 1 if problem.stride("out", across) == width else pieces
+    if plan.lanes.data == "m":
+        return 1 if problem.stride("out", "n") == rows else columns
+    return 1 if problem.stride("out", "m") == columns else rows
 
 
 def _horizontal_sum_cycles(tile: Tile, target: Target, instruction: Instruction) -> float:
@@ -347,8 +351,7 @@ def _conflicts(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> 
     """
     if plan.pack.data == role:
         return False
-    kind = "m" if role == "lhs" else "n"
-    width = min(plan.block[kind == "n"], problem.extent(kind))
+    kind, width = _panel_width(problem, plan, role)
     extents = {kind: width, "k": problem.extent("k")}
     across, along = sorted((kind, "k"), key=lambda k: -problem.stride(role, k))
     size, cache = problem.operand.size, target.caches[0]
@@ -406,7 +409,7 @@ def packing_cycles(
     if plan.pack.data == "none":
         return 0.0
     role: Role = "lhs" if plan.pack.data == "lhs" else "rhs"
-    kind = {"lhs": "m", "rhs": "n"}[role]
+    kind, _ = _panel_width(problem, plan, role)
     lanes = instruction.lanes
     vectors = -(-problem.extent(kind) // lanes) * -(-problem.depth // lanes) * lanes
     if problem.stride(role, "k") != 1:

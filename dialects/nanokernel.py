@@ -37,15 +37,19 @@ from xdsl.dialects.builtin import (
     I64,
     AffineMapAttr,
     AnyFloat,
+    AnyFloatConstr,
     ArrayAttr,
     DenseArrayBase,
+    FlatSymbolRefAttrConstr,
     IndexType,
     IntAttr,
     IntegerAttr,
     IntegerType,
     MemRefType,
     StringAttr,
+    SymbolRefAttr,
     UnitAttr,
+    i1,
     i64,
 )
 from xdsl.dialects.utils import AbstractYieldOperation
@@ -72,6 +76,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     lazy_traits_def,
     operand_def,
+    opt_operand_def,
     opt_prop_def,
     opt_region_def,
     prop_def,
@@ -180,14 +185,20 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
 
 _PLAN_CHOICES = {
     "lanes": LANES,
-    "edges": ("even",),
+    "edges": ("even", "masked"),
     "resident": ("lhs", "rhs"),
-    "pack": ("none", "lhs", "rhs"),
+    "pack": ("none", "lhs", "rhs", "both"),
 }
 """The words that each symbolic entry of a plan may hold."""
 
-_PLAN_SIZES = ("k_unroll", "k_block", "prefetch")
+_PLAN_SIZES = ("k_unroll", "m_block", "n_block", "k_block", "prefetch", "pack_from", "threads")
 """The entries of a plan that count something."""
+
+_PLAN_DEFAULTS = {"m_block": 0, "n_block": 0, "pack_from": 0, "threads": 1}
+"""The entries that are not printed where they say nothing."""
+
+_PLAN_NAMES = ("target", "instruction", *_PLAN_CHOICES, *_PLAN_SIZES)
+"""The entries but `block`."""
 
 _PLAN_REQUIRED = ("target", "instruction", "block")
 """The entries that no plan may leave out."""
@@ -214,6 +225,10 @@ class PlanAttr(ParametrizedAttribute):
     prefetch: IntAttr
     pack: StringAttr
     k_block: IntAttr
+    m_block: IntAttr
+    n_block: IntAttr
+    pack_from: IntAttr
+    threads: IntAttr
 
     @classmethod
     def of(
@@ -229,6 +244,10 @@ class PlanAttr(ParametrizedAttribute):
         prefetch: int = 0,
         pack: str = "none",
         k_block: int = 0,
+        m_block: int = 0,
+        n_block: int = 0,
+        pack_from: int = 0,
+        threads: int = 1,
     ) -> Self:
         """A plan from Python values.
 
@@ -237,13 +256,22 @@ class PlanAttr(ParametrizedAttribute):
             instruction: one of the target's instructions.
             block: accumulators in registers, (M, N).
             lanes: the dimension along the vector lanes, "m", "n" or "k".
-            edges: how sizes that the block doesn't divide are covered; "even" splits evenly.
+            edges: how sizes that the block doesn't divide are covered: "even" splits them evenly;
+                "masked" is the rule of a microkernel, one block that its sizes may fill in part.
             k_unroll: reduction steps in one turn of the inner loop.
             resident: the factor whose panel is reused by consecutive blocks ("lhs" or "rhs").
             prefetch: how many reduction steps ahead the streamed factors are asked for; 0: never.
             k_block: how much of the outermost reduction iterator is summed up before the next
                 block of accumulators; the sums rest in the result meanwhile. 0: all of it.
-            pack: the factor that is copied into the workspace first, or "none".
+            pack: the factors that are copied into the workspace first: "lhs", "rhs", "both" or
+                "none".
+            m_block: rows of lhs that are kept in an outer cache while a part of the reduction is
+                summed up; 0: all of them. Where it or n_block is given, or a size is known only at
+                run time, the product is cut into cache blocks.
+            n_block: columns of rhs, likewise.
+            pack_from: nothing is packed, unless it can't be read in place, where rows or columns
+                are fewer; for sizes known only at run time.
+            threads: how many threads share the product; 1: the caller's own.
         """
         return cls(
             StringAttr(target),
@@ -257,7 +285,25 @@ class PlanAttr(ParametrizedAttribute):
             IntAttr(prefetch),
             StringAttr(pack),
             IntAttr(k_block),
+            IntAttr(m_block),
+            IntAttr(n_block),
+            IntAttr(pack_from),
+            IntAttr(threads),
         )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the product is cut into cache blocks."""
+        return bool(self.m_block.data or self.n_block.data)
+
+    def packs(self, role: str) -> bool:
+        """Whether a factor, `lhs` or `rhs`, is packed."""
+        return self.pack.data in (role, "both")
+
+    def with_entries(self, **entries: Any) -> Self:
+        """The same plan with other values of some entries, as `of` takes them."""
+        old = {name: getattr(self, name).data for name in _PLAN_NAMES}
+        return self.of(**{"block": self.block, **old, **entries})
 
     @property
     def block(self) -> tuple[int, int]:
@@ -291,6 +337,9 @@ class PlanAttr(ParametrizedAttribute):
             printer.print_string(f", block = {mr}x{nr}")
             for key in ("lanes", "edges", "k_unroll", "k_block", "resident", "prefetch", "pack"):
                 printer.print_string(f", {key} = {getattr(self, key).data}")
+            for key, default in _PLAN_DEFAULTS.items():
+                if getattr(self, key).data != default:
+                    printer.print_string(f", {key} = {getattr(self, key).data}")
 
     def verify(self) -> None:
         """Refuse words and sizes that no plan can have."""
@@ -305,7 +354,9 @@ class PlanAttr(ParametrizedAttribute):
             raise VerifyException(f"a block needs at least one row and one column, got {mr}x{nr}")
         if self.k_unroll.data < 1:
             raise VerifyException(f"k_unroll must be at least 1, got {self.k_unroll.data}")
-        for key in ("k_block", "prefetch"):
+        if self.threads.data < 1:
+            raise VerifyException(f"threads must be at least 1, got {self.threads.data}")
+        for key in ("m_block", "n_block", "k_block", "pack_from", "prefetch"):
             if getattr(self, key).data < 0:
                 raise VerifyException(f"{key} must not be negative, got {getattr(self, key).data}")
 
@@ -498,10 +549,12 @@ class YieldOp(AbstractYieldOperation[Attribute]):
 class GemmOp(IRDLOperation):
     """A whole product: `out = epilogue(out + sum over k of lhs * rhs)`.
 
-    With `from zero` the sum starts at zero and `out` is never read. The epilogue is a region as
-    in linalg.generic: its first argument is the sum in the accumulator's type, further ones are
-    elements of `extras`, whose maps use batch, row and column iterators only. Without a region
-    the sum is stored as it is. It runs once, after the last step of the reduction.
+    With `from zero` the sum starts at zero and `out` is never read; with `from zero if %flag` that
+    is decided at run time. With `scale %alpha, %beta` the product is `beta * out + alpha * sum`, as
+    in BLAS. The epilogue is a region as in linalg.generic: its first argument is the sum in the
+    accumulator's type, further ones are elements of `extras`, whose maps use batch, row and column
+    iterators only. Without a region the sum is stored as it is. It runs once, after the last step
+    of the reduction.
 
     ```mlir
     // relu(a * b + bias), where a is blocked by two along k
@@ -516,6 +569,9 @@ class GemmOp(IRDLOperation):
     }
     ```
 
+    With `keep %panel` a microkernel also copies the factor that it loads as registers, as
+    `nanokernel.pack` would, for those that follow.
+
     An index is a linear expression of iterators, whose names have no meaning beyond their kind:
     they are numbered anew, in order of first use, when the op is made or printed. Each iterator
     must index some dimension alone, which gives its extent. The result is memory of its own, not
@@ -528,10 +584,16 @@ class GemmOp(IRDLOperation):
     rhs = operand_def(MemRefType)
     out = operand_def(MemRefType)
     extras = var_operand_def(MemRefType)
+    first = opt_operand_def(i1)
+    alpha = opt_operand_def(AnyFloatConstr)
+    beta = opt_operand_def(AnyFloatConstr)
+    kept = opt_operand_def(MemRefType)
     maps = prop_def(ArrayAttr[AffineMapAttr])
     from_zero = opt_prop_def(UnitAttr)
     plan = opt_prop_def(PlanAttr)
     epilogue = opt_region_def("single_block")
+
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
 
@@ -544,11 +606,16 @@ class GemmOp(IRDLOperation):
         *,
         extras: Sequence[SSAValue] = (),
         from_zero: bool = False,
+        first: SSAValue | None = None,
+        scale: tuple[SSAValue, SSAValue] | None = None,
+        kept: SSAValue | None = None,
         plan: PlanAttr | None = None,
         epilogue: Region | None = None,
     ):
+        """`first` decides at run time whether the sum starts at zero; `scale`: (alpha, beta)."""
+        alpha, beta = scale or (None, None)
         super().__init__(
-            operands=[lhs, rhs, out, extras],
+            operands=[lhs, rhs, out, extras, first, alpha, beta, kept],
             properties={
                 "maps": ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)]),
                 "from_zero": UnitAttr() if from_zero else None,
@@ -580,8 +647,13 @@ class GemmOp(IRDLOperation):
 
     def _dimensions(self) -> Iterator[tuple[int, AffineExpr]]:
         """Every dimension of every operand: its extent, and the expression that indexes it."""
-        for operand, map_ in zip(self.operands, self.indexing_maps, strict=True):
+        for operand, map_ in zip(self.memrefs, self.indexing_maps, strict=True):
             yield from zip(_memref(operand).get_shape(), map_.results, strict=True)
+
+    @property
+    def memrefs(self) -> tuple[SSAValue, ...]:
+        """lhs, rhs, out and the extras."""
+        return self.lhs, self.rhs, self.out, *self.extras
 
     def verify_(self) -> None:
         """Refuse maps that state no product, operands that don't fit, and wrong epilogues."""
@@ -589,7 +661,23 @@ class GemmOp(IRDLOperation):
         self._verify_maps()
         self._verify_kinds()
         self._verify_extents()
+        self._verify_update()
         self._verify_epilogue()
+
+    def _verify_update(self) -> None:
+        if self.from_zero is not None and self.first is not None:
+            raise VerifyException("'from zero' is either always or decided at run time")
+        if (self.alpha is None) != (self.beta is None):
+            raise VerifyException("scale needs alpha and beta")
+        if self.kept is not None:
+            if self.plan is None or self.plan.edges.data != "masked":
+                raise VerifyException("a panel is kept by a microkernel, whose plan says masked")
+            _verify_panel(self.kept, _memref(self.lhs).element_type)
+        for value in (self.alpha, self.beta):
+            if value is not None and value.type != _memref(self.out).element_type:
+                raise VerifyException(
+                    f"alpha and beta have the element type of the result, not {value.type}"
+                )
 
     def _verify_out(self) -> None:
         for name, factor in (("lhs", self.lhs), ("rhs", self.rhs)):
@@ -600,12 +688,12 @@ class GemmOp(IRDLOperation):
                 )
 
     def _verify_maps(self) -> None:
-        if len(self.maps) != len(self.operands):
+        if len(self.maps) != len(self.memrefs):
             raise VerifyException(
-                f"expected one map an operand, {len(self.operands)}, got {len(self.maps)}"
+                f"expected one map an operand, {len(self.memrefs)}, got {len(self.maps)}"
             )
         num_dims = self.indexing_maps[0].num_dims
-        for operand, map_ in zip(self.operands, self.indexing_maps, strict=True):
+        for operand, map_ in zip(self.memrefs, self.indexing_maps, strict=True):
             if map_.num_dims != num_dims or map_.num_symbols:
                 raise VerifyException("all maps must have the same iterators and no symbols")
             if len(map_.results) != _memref(operand).get_num_dims():
@@ -687,8 +775,19 @@ class GemmOp(IRDLOperation):
         print_group([self.lhs, self.rhs], maps[:2])
         printer.print_string(" outs")
         print_group([self.out], maps[2:3])
-        if self.from_zero is not None:
+        if self.from_zero is not None or self.first is not None:
             printer.print_string(" from zero")
+        if self.first is not None:
+            printer.print_string(" if ")
+            printer.print_ssa_value(self.first)
+        if self.alpha is not None and self.beta is not None:
+            printer.print_string(" scale ")
+            printer.print_list([self.alpha, self.beta], printer.print_ssa_value)
+        if self.kept is not None:
+            printer.print_string(" keep ")
+            printer.print_ssa_value(self.kept)
+            printer.print_string(" : ")
+            printer.print_attribute(self.kept.type)
         if self.plan is not None:
             printer.print_string(" plan ")
             printer.print_attribute(self.plan)
@@ -710,8 +809,22 @@ class GemmOp(IRDLOperation):
         parser.parse_keyword("outs")
         (out,), out_indices = _parse_group(parser, names, count=1)
         from_zero = parser.parse_optional_keyword("from") is not None
+        first = None
         if from_zero:
             parser.parse_keyword("zero")
+            if parser.parse_optional_keyword("if") is not None:
+                first = parser.resolve_operand(parser.parse_unresolved_operand(), i1)
+        scale = None
+        if parser.parse_optional_keyword("scale") is not None:
+            element = _memref(out).element_type
+            alpha = parser.resolve_operand(parser.parse_unresolved_operand(), element)
+            parser.parse_punctuation(",")
+            scale = alpha, parser.resolve_operand(parser.parse_unresolved_operand(), element)
+        kept = None
+        if parser.parse_optional_keyword("keep") is not None:
+            panel = parser.parse_unresolved_operand()
+            parser.parse_punctuation(":")
+            kept = parser.resolve_operand(panel, parser.parse_type())
         plan = _parse_optional_plan(parser)
         extras: list[SSAValue] = []
         extra_indices: list[list[_Terms]] = []
@@ -734,7 +847,10 @@ class GemmOp(IRDLOperation):
             out,
             maps,
             extras=extras,
-            from_zero=from_zero,
+            from_zero=from_zero and first is None,
+            first=first,
+            scale=scale,
+            kept=kept,
             plan=plan,
             epilogue=epilogue,
         )
@@ -812,10 +928,9 @@ def _verify_tagged(
                 f"dimensions may be tagged {' and '.join(extents)}, each once; got '{dims}'"
             )
     for tag, extent in extents.items():
-        if tag not in dims and extent > 1:
-            raise VerifyException(
-                f"{extent} elements along {tag} need a dimension {tag} of {type_}"
-            )
+        if tag not in dims and (extent > 1 or extent == DYNAMIC_INDEX):
+            count = "any number of" if extent == DYNAMIC_INDEX else extent
+            raise VerifyException(f"{count} elements along {tag} need a dimension {tag} of {type_}")
 
 
 def _print_tagged(
@@ -849,6 +964,36 @@ def _parse_tagged(parser: Parser) -> tuple[UnresolvedOperand, list[SSAValue], st
     memref = parser.parse_unresolved_operand()
     pairs = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parse_index)
     return memref, [value for value, _ in pairs], "".join(tag for _, tag in pairs)
+
+
+def _verify_panel(panel: SSAValue, element: Attribute) -> None:
+    """Refuse what isn't a contiguous matrix of rows of known length."""
+    type_ = _memref(panel)
+    shape, strides = type_.get_shape(), type_.get_strides()
+    if len(shape) != 2 or shape[1] == DYNAMIC_INDEX or strides != (shape[1], 1):
+        raise VerifyException(f"a panel is a contiguous K×W memref, not {type_}")
+    if type_.element_type != element:
+        raise VerifyException(f"a panel has the element type of its source, {element}")
+
+
+def _verify_tail(block: BlockType) -> None:
+    """Refuse a run-time extent of a block whose sums, not elements, lie along the lanes."""
+    if block.lanes.data == "k":
+        raise VerifyException("a tail is counted along the lanes, m or n, not k")
+
+
+def _print_tail(printer: Printer, tail: SSAValue | None) -> None:
+    """Print ` tail %n`, or nothing."""
+    if tail is not None:
+        printer.print_string(" tail ")
+        printer.print_ssa_value(tail)
+
+
+def _parse_tail(parser: Parser) -> SSAValue | None:
+    """Parse `tail %n`, or nothing."""
+    if parser.parse_optional_keyword("tail") is None:
+        return None
+    return parser.resolve_operand(parser.parse_unresolved_operand(), IndexType())
 
 
 @irdl_op_definition
@@ -888,8 +1033,10 @@ class _BlockAccess(IRDLOperation):
     indices = var_operand_def(IndexType)
     dims = prop_def(StringAttr)
 
-    def _verify_block(self, block: Attribute) -> None:
+    def _verify_block(self, block: Attribute, *, tail: bool = False) -> None:
         assert isinstance(block, BlockType)
+        if tail:
+            _verify_tail(block)
         extents = dict(zip("mn", block.shape, strict=True))
         _verify_tagged(self.memref, self.indices, self.dims.data, extents)
         if _memref(self.memref).element_type != block.element_type:
@@ -948,7 +1095,10 @@ class StoreOp(_BlockAccess):
     """Store a block of accumulators; `m:` and `n:` tag the dimensions it lies on.
 
     With `accumulate` the block is added to what is there: for `lanes = k`, whose sums are
-    complete only now.
+    complete only now, and in microkernels, whose loads then wait for nothing. With `scale %alpha`
+    it is multiplied first; with `scale %alpha, %beta` the result is `beta * old + alpha * block`.
+    With `tail %n` only the first %n elements along the lanes exist: all of each register but the
+    last, and at least one of that.
 
     ```mlir
     nanokernel.store %done, %c[%batch, m: %i, n: %j]
@@ -960,8 +1110,12 @@ class StoreOp(_BlockAccess):
 
     name = "nanokernel.store"
     block = operand_def(BlockType)
+    tail = opt_operand_def(IndexType)
+    alpha = opt_operand_def(AnyFloatConstr)
+    beta = opt_operand_def(AnyFloatConstr)
     accumulate = opt_prop_def(UnitAttr)
 
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
 
     def __init__(
@@ -971,9 +1125,13 @@ class StoreOp(_BlockAccess):
         indices: Sequence[SSAValue],
         dims: str,
         accumulate: bool = False,
+        *,
+        tail: SSAValue | None = None,
+        alpha: SSAValue | None = None,
+        beta: SSAValue | None = None,
     ):
         super().__init__(
-            operands=[block, memref, indices],
+            operands=[block, tail, alpha, beta, memref, indices],
             properties={
                 "dims": StringAttr(dims),
                 "accumulate": UnitAttr() if accumulate else None,
@@ -982,7 +1140,16 @@ class StoreOp(_BlockAccess):
 
     def verify_(self) -> None:
         """Refuse wrong tags and indices, and a memref of other elements."""
-        self._verify_block(self.block.type)
+        self._verify_block(self.block.type, tail=self.tail is not None)
+        element = _memref(self.memref).element_type
+        for value in (self.alpha, self.beta):
+            if value is not None and value.type != element:
+                raise VerifyException(
+                    f"alpha and beta have the element type of the block, {element}, "
+                    f"not {value.type}"
+                )
+        if self.beta is not None and (self.alpha is None or self.accumulate is not None):
+            raise VerifyException("beta comes with alpha, and says what 'accumulate' would")
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
@@ -990,6 +1157,11 @@ class StoreOp(_BlockAccess):
         printer.print_ssa_value(self.block)
         printer.print_string(", ")
         _print_tagged(printer, self.memref, self.indices, self.dims.data)
+        _print_tail(printer, self.tail)
+        if self.alpha is not None:
+            printer.print_string(" scale ")
+            factors = [self.alpha] if self.beta is None else [self.alpha, self.beta]
+            printer.print_list(factors, printer.print_ssa_value)
         if self.accumulate is not None:
             printer.print_string(" accumulate")
         print_types(printer, self.attributes, [self.memref.type, self.block.type])
@@ -1000,11 +1172,60 @@ class StoreOp(_BlockAccess):
         block = parser.parse_unresolved_operand()
         parser.parse_punctuation(",")
         memref, indices, dims = _parse_tagged(parser)
+        tail = _parse_tail(parser)
+        factors: list[UnresolvedOperand] = []
+        if parser.parse_optional_keyword("scale") is not None:
+            factors.append(parser.parse_unresolved_operand())
+            if parser.parse_optional_punctuation(",") is not None:
+                factors.append(parser.parse_unresolved_operand())
         accumulate = parser.parse_optional_keyword("accumulate") is not None
         attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
         stored = parser.resolve_operand(block, block_type)
         target = parser.resolve_operand(memref, memref_type)
-        op = cls(stored, target, indices, dims, accumulate)
+        assert isinstance(block_type, BlockType)
+        scale = [parser.resolve_operand(f, block_type.element_type) for f in factors]
+        alpha, beta = (*scale, None, None)[:2]
+        op = cls(stored, target, indices, dims, accumulate, tail=tail, alpha=alpha, beta=beta)
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class PrefetchOp(_BlockAccess):
+    """Ask for the memory that a block of accumulators will be stored to; a hint.
+
+    ```mlir
+    nanokernel.prefetch %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+    ```
+    """
+
+    name = "nanokernel.prefetch"
+    block = prop_def(BlockType)
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(self, memref: SSAValue, indices: Sequence[SSAValue], dims: str, block: BlockType):
+        super().__init__(
+            operands=[memref, indices], properties={"dims": StringAttr(dims), "block": block}
+        )
+
+    def verify_(self) -> None:
+        """Refuse wrong tags and indices, and a memref of other elements."""
+        self._verify_block(self.block)
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        _print_tagged(printer, self.memref, self.indices, self.dims.data)
+        print_types(printer, self.attributes, [self.memref.type, self.block])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        memref, indices, dims = _parse_tagged(parser)
+        attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
+        assert isinstance(block_type, BlockType)
+        op = cls(parser.resolve_operand(memref, memref_type), indices, dims, block_type)
         op.attributes |= attributes
         return op
 
@@ -1015,7 +1236,9 @@ class StepOp(IRDLOperation):
 
     The products are added in order of k, each with one rounding; with `lanes = k` lane l adds
     those with k = l modulo the lanes. `prefetch` asks for the elements of lhs or rhs that lie at
-    some distance, one offset an index, from those that the step uses.
+    some distance, one offset an index, from those that the step uses. With `tail %n` only the first
+    %n elements along the lanes exist; the others are not read, and their sums have no meaning. With
+    `keep %panel` the registers loaded for step k are also stored, as row k of a panel.
 
     ```mlir
     %next = nanokernel.step %acc, %a[m: %i, k: %k], %b[k: %k, n: %j]
@@ -1033,6 +1256,8 @@ class StepOp(IRDLOperation):
     lhs_indices = var_operand_def(IndexType)
     rhs = operand_def(MemRefType)
     rhs_indices = var_operand_def(IndexType)
+    tail = opt_operand_def(IndexType)
+    kept = opt_operand_def(MemRefType)
     lhs_dims = prop_def(StringAttr)
     rhs_dims = prop_def(StringAttr)
     depth = prop_def(IntegerAttr[I64])
@@ -1052,10 +1277,12 @@ class StepOp(IRDLOperation):
         depth: int,
         instruction: str,
         prefetch: tuple[Sequence[int], Sequence[int]] = ((), ()),
+        tail: SSAValue | None = None,
+        kept: SSAValue | None = None,
     ):
         """Factors are given as (memref, indices, tags); `prefetch` as offsets of (lhs, rhs)."""
         super().__init__(
-            operands=[acc, lhs[0], lhs[1], rhs[0], rhs[1]],
+            operands=[acc, lhs[0], lhs[1], rhs[0], rhs[1], tail, kept],
             properties={
                 "lhs_dims": StringAttr(lhs[2]),
                 "rhs_dims": StringAttr(rhs[2]),
@@ -1094,6 +1321,10 @@ class StepOp(IRDLOperation):
                 raise VerifyException(
                     f"prefetch {name} needs {len(indices)} offsets, got {len(offsets)}"
                 )
+        if self.tail is not None:
+            _verify_tail(self.block)
+        if self.kept is not None:
+            _verify_panel(self.kept, _memref(self.lhs).element_type)
         rows, columns = self.block.shape
         lhs_extents, rhs_extents = {"m": rows, "k": depth}, {"k": depth, "n": columns}
         _verify_tagged(self.lhs, self.lhs_indices, self.lhs_dims.data, lhs_extents)
@@ -1111,12 +1342,18 @@ class StepOp(IRDLOperation):
         _print_tagged(printer, self.rhs, self.rhs_indices, self.rhs_dims.data)
         printer.print_string(f" depth {self.depth.value.data} using ")
         printer.print_string_literal(self.instruction.data)
+        _print_tail(printer, self.tail)
+        if self.kept is not None:
+            printer.print_string(" keep ")
+            printer.print_ssa_value(self.kept)
         if any(self.prefetch):
             printer.print_string(" prefetch")
         for name, offsets in zip(("lhs", "rhs"), self.prefetch, strict=True):
             if offsets:
                 printer.print_string(f" {name} [{', '.join(map(str, offsets))}]")
-        print_types(printer, self.attributes, [self.lhs.type, self.rhs.type, self.acc.type])
+        panel = [] if self.kept is None else [self.kept.type]
+        types = [self.lhs.type, self.rhs.type, *panel, self.acc.type]
+        print_types(printer, self.attributes, types)
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
@@ -1130,14 +1367,19 @@ class StepOp(IRDLOperation):
         depth = parse_i64(parser)
         parser.parse_keyword("using")
         instruction = parser.parse_str_literal()
+        tail = _parse_tail(parser)
+        panel = None
+        if parser.parse_optional_keyword("keep") is not None:
+            panel = parser.parse_unresolved_operand()
         prefetch: dict[str, list[int]] = {"lhs": [], "rhs": []}
         if parser.parse_optional_keyword("prefetch") is not None:
             while (factor := parser.parse_optional_keyword_in(("lhs", "rhs"))) is not None:
                 prefetch[factor] = parser.parse_comma_separated_list(
                     parser.Delimiter.SQUARE, lambda: parse_i64(parser)
                 )
-        attributes, (lhs_type, rhs_type, block_type) = parse_types(
-            parser, MemRefType, MemRefType, BlockType
+        panels = (MemRefType,) if panel is not None else ()
+        attributes, (lhs_type, rhs_type, *panel_type, block_type) = parse_types(
+            parser, MemRefType, MemRefType, *panels, BlockType
         )
         op = cls(
             parser.resolve_operand(acc, block_type),
@@ -1146,6 +1388,8 @@ class StepOp(IRDLOperation):
             depth,
             instruction,
             (prefetch["lhs"], prefetch["rhs"]),
+            tail,
+            None if panel is None else parser.resolve_operand(panel, panel_type[0]),
         )
         op.attributes |= attributes
         return op
@@ -1201,8 +1445,9 @@ class WorkspaceOp(IRDLOperation):
 class PackOp(IRDLOperation):
     """Copy a K×W tile of a factor into a panel, `panel[k, w] = source[...]`, transposing as needed.
 
-    `extents` K×W says how much of the source is read; the panel's lanes beyond W are filled with
-    zeros. The tags name the source's dimensions: k, and m or n for the panel's lanes.
+    `extents` K×W says how much of the source is read, in numbers or run-time values; what the panel
+    holds beyond has no meaning. The tags name the source's dimensions: k, and m or n for the
+    panel's lanes. With `lanes k` the roles are exchanged: `panel[w, k] = source[...]`, W×K.
 
     ```mlir
     nanokernel.pack %b[k: %k, n: %j] extents 256 x 40 into %panel
@@ -1214,10 +1459,13 @@ class PackOp(IRDLOperation):
     source = operand_def(MemRefType)
     indices = var_operand_def(IndexType)
     panel = operand_def(MemRefType)
+    run_time_extents = var_operand_def(IndexType)
     dims = prop_def(StringAttr)
     depth = prop_def(IntegerAttr[I64])
     width = prop_def(IntegerAttr[I64])
+    lanes_k = opt_prop_def(UnitAttr)
 
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
 
     def __init__(
@@ -1226,39 +1474,61 @@ class PackOp(IRDLOperation):
         indices: Sequence[SSAValue],
         dims: str,
         panel: SSAValue,
-        extents: tuple[int, int],
+        extents: tuple[int | SSAValue, int | SSAValue],
+        lanes_k: bool = False,
     ):
+        """`extents`: rows and columns of the panel; `lanes_k`: whether its columns are k."""
+        static = [e if isinstance(e, int) else DYNAMIC_INDEX for e in extents]
         super().__init__(
-            operands=[source, indices, panel],
+            operands=[source, indices, panel, [e for e in extents if not isinstance(e, int)]],
             properties={
                 "dims": StringAttr(dims),
-                "depth": IntegerAttr(extents[0], i64),
-                "width": IntegerAttr(extents[1], i64),
+                "depth": IntegerAttr(static[0], i64),
+                "width": IntegerAttr(static[1], i64),
+                "lanes_k": UnitAttr() if lanes_k else None,
             },
         )
 
     @property
-    def extents(self) -> tuple[int, int]:
-        """(K, W) of the part of the source that is read."""
+    def static_extents(self) -> tuple[int, int]:
+        """Rows and columns of the panel that are filled; DYNAMIC_INDEX for run-time ones."""
         return self.depth.value.data, self.width.value.data
 
     @property
+    def extents(self) -> tuple[int | SSAValue, int | SSAValue]:
+        """Rows and columns of the panel that are filled."""
+        values = iter(self.run_time_extents)
+        depth, width = (next(values) if e == DYNAMIC_INDEX else e for e in self.static_extents)
+        return depth, width
+
+    @property
     def lane_tag(self) -> str:
-        """The source's dimension that becomes the panel's lanes, m or n."""
+        """The source's dimension that becomes the panel's columns."""
+        return "k" if self.lanes_k is not None else self._side
+
+    @property
+    def row_tag(self) -> str:
+        """The source's dimension that becomes the panel's rows."""
+        return self._side if self.lanes_k is not None else "k"
+
+    @property
+    def _side(self) -> str:
         return "m" if "m" in self.dims.data else "n"
 
     def verify_(self) -> None:
         """Refuse wrong tags and indices, and a panel that can't hold what is read."""
-        depth, width = self.extents
-        if min(self.extents) < 0:
+        depth, width = self.static_extents
+        if self.static_extents.count(DYNAMIC_INDEX) != len(self.run_time_extents):
+            raise VerifyException("each run-time extent needs its value")
+        if any(extent < 0 and extent != DYNAMIC_INDEX for extent in (depth, width)):
             raise VerifyException(f"extents must not be negative, got {depth}x{width}")
-        extents = {"k": depth, self.lane_tag: width}
+        extents = {self.row_tag: depth, self.lane_tag: width}
         _verify_tagged(self.source, self.indices, self.dims.data, extents)
         panel = _memref(self.panel)
         shape = panel.get_shape()
-        if len(shape) != 2 or panel.get_strides() != (shape[1], 1):
+        if len(shape) != 2 or shape[1] == DYNAMIC_INDEX or panel.get_strides() != (shape[1], 1):
             raise VerifyException(f"a panel is a contiguous K×W memref, not {panel}")
-        if shape[0] != depth or not width <= shape[1]:
+        if (DYNAMIC_INDEX not in (shape[0], depth) and shape[0] != depth) or width > shape[1]:
             raise VerifyException(f"{panel} can't hold {depth}x{width}")
         if panel.element_type != _memref(self.source).element_type:
             raise VerifyException(
@@ -1270,8 +1540,16 @@ class PackOp(IRDLOperation):
         """Print the custom syntax."""
         printer.print_string(" ")
         _print_tagged(printer, self.source, self.indices, self.dims.data)
-        printer.print_string(f" extents {self.extents[0]} x {self.extents[1]} into ")
+        printer.print_string(" extents ")
+        for separator, extent in zip((" x ", " into "), self.extents, strict=True):
+            if isinstance(extent, int):
+                printer.print_string(str(extent))
+            else:
+                printer.print_ssa_value(extent)
+            printer.print_string(separator)
         printer.print_ssa_value(self.panel)
+        if self.lanes_k is not None:
+            printer.print_string(" lanes k")
         print_types(printer, self.attributes, [self.source.type, self.panel.type])
 
     @classmethod
@@ -1279,11 +1557,14 @@ class PackOp(IRDLOperation):
         """Parse the custom syntax."""
         source, indices, dims = _parse_tagged(parser)
         parser.parse_keyword("extents")
-        depth = parse_i64(parser)
+        depth = _parse_extent(parser)
         parser.parse_keyword("x")
-        width = parse_i64(parser)
+        width = _parse_extent(parser)
         parser.parse_keyword("into")
         panel = parser.parse_unresolved_operand()
+        lanes_k = parser.parse_optional_keyword("lanes") is not None
+        if lanes_k:
+            parser.parse_keyword("k")
         attributes, (source_type, panel_type) = parse_types(parser, MemRefType, MemRefType)
         op = cls(
             parser.resolve_operand(source, source_type),
@@ -1291,13 +1572,70 @@ class PackOp(IRDLOperation):
             dims,
             parser.resolve_operand(panel, panel_type),
             (depth, width),
+            lanes_k,
         )
+        op.attributes |= attributes
+        return op
+
+
+def _parse_extent(parser: Parser) -> int | SSAValue:
+    """Parse an extent, a number or a run-time value."""
+    value = parser.parse_optional_unresolved_operand()
+    return parse_i64(parser) if value is None else parser.resolve_operand(value, IndexType())
+
+
+@irdl_op_definition
+class MicrokernelOp(IRDLOperation):
+    """Run a microkernel, a private function, on blocks of the operands in its order.
+
+    ```mlir
+    nanokernel.microkernel @matmul_8x48(%a, %b, %c, %first) : memref<8x?xf32, ...>, ..., i1
+    ```
+    """
+
+    name = "nanokernel.microkernel"
+    callee = prop_def(FlatSymbolRefAttrConstr)
+    arguments = var_operand_def()
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(self, callee: str, arguments: Sequence[SSAValue]):
+        super().__init__(operands=[arguments], properties={"callee": SymbolRefAttr(callee)})
+
+    def verify_(self) -> None:
+        """Refuse a microkernel without operands."""
+        if not self.arguments:
+            raise VerifyException("a microkernel needs the operands that it works on")
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        printer.print_attribute(self.callee)
+        with printer.in_parens():
+            printer.print_list(self.arguments, printer.print_ssa_value)
+        print_types(printer, self.attributes, [value.type for value in self.arguments])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        callee = parser.parse_symbol_name()
+        start = parser.pos
+        arguments = parser.parse_comma_separated_list(
+            parser.Delimiter.PAREN, parser.parse_unresolved_operand
+        )
+        attributes = parser.parse_optional_attr_dict()
+        parser.parse_punctuation(":")
+        types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+        op = cls(callee.data, parser.resolve_operands(arguments, types, start))
         op.attributes |= attributes
         return op
 
 
 Nanokernel = Dialect(
     "nanokernel",
-    [GemmOp, YieldOp, WorkspaceOp, PackOp, ZeroOp, LoadOp, StoreOp, StepOp],
+    [
+        *(GemmOp, YieldOp, MicrokernelOp, WorkspaceOp, PackOp),
+        *(ZeroOp, LoadOp, StoreOp, PrefetchOp, StepOp),
+    ],
     [BlockType, PlanAttr],
 )

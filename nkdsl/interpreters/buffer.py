@@ -12,7 +12,7 @@ are asked of an access, and both have to be answered:
 Sizes, strides and positions are counted in elements. Imports: xDSL, numpy and `nkdsl.types`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import IndexType, IntegerType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerType, MemRefType, NoneAttr
 from xdsl.ir import Attribute
 from xdsl.utils.exceptions import InterpretationError
 
@@ -87,6 +87,56 @@ class Buffer:
         """A memref without dimensions that points to the array's first element."""
         data, origin = _allocation(array)
         return cls(data, 0, (), (), origin)
+
+    def has_shape_of(self, type_: MemRefType) -> bool:
+        """Whether the extents are those of a type, where it says them."""
+        declared = (None if extent == DYNAMIC_INDEX else extent for extent in type_.get_shape())
+        return type_.get_num_dims() == len(self.shape) and _agree(declared, self.shape)
+
+    def has_strides_of(self, type_: MemRefType) -> bool:
+        """Whether the strides are those of a type of this shape, where it says them.
+
+        Memory is never stepped through along a dimension of one element, nor if there is none.
+        """
+        plain = isinstance(type_.layout, NoneAttr)
+        declared = row_major(self.shape) if plain else type_.get_strides() or ()
+        walked = (0 not in self.shape and extent > 1 for extent in self.shape)
+        return len(declared) == len(self.shape) and _agree(
+            (d if w else None for d, w in zip(declared, walked, strict=True)), self.strides
+        )
+
+    def check_type(self, type_: MemRefType) -> None:
+        """Refuse a type whose shape, strides or offset are others, where it says them."""
+        if (
+            not self.has_shape_of(type_)
+            or not self.has_strides_of(type_)
+            or type_.get_offset() not in (None, self.offset)
+        ):
+            raise InterpretationError(
+                f"{self}, strides {_text(self.strides)} and offset {self.offset} is no {type_}"
+            )
+
+    def subview(
+        self, offsets: Sequence[int], sizes: Sequence[int], strides: Sequence[int]
+    ) -> "Buffer":
+        """Part of the memref; raises `InterpretationError` unless all of it is inside.
+
+        A part without elements need only start there: nothing of it is ever touched.
+        """
+        empty = 0 in sizes
+        for dimension, (offset, size, stride, extent) in enumerate(
+            zip(offsets, sizes, strides, self.shape, strict=True)
+        ):
+            ends = (offset, offset + (size - 1) * stride)
+            inside = 0 <= offset <= extent if empty else 0 <= min(ends) <= max(ends) < extent
+            if size < 0 or not inside:
+                raise InterpretationError(
+                    f"{size} elements from {offset} in steps of {stride} in dimension {dimension} "
+                    f"are outside of {self}"
+                )
+        first = self.offset + sum(o * s for o, s in zip(offsets, self.strides, strict=True))
+        steps = tuple(s * own for s, own in zip(strides, self.strides, strict=True))
+        return Buffer(self.data, first, tuple(sizes), steps, self.origin)
 
     def element(self, indices: Sequence[int]) -> int:
         """Position of one element; raises `InterpretationError` if the index is out of bounds."""
@@ -176,6 +226,11 @@ class Buffer:
 
     def __str__(self) -> str:
         return f"a memref of shape {_text(self.shape)}"
+
+
+def _agree(declared: Iterable[int | None], actual: Iterable[int]) -> bool:
+    """Whether numbers are those of a type; None stands for any."""
+    return all(d is None or d == a for d, a in zip(declared, actual, strict=True))
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ paired with its rule, and each value with a slot in one list; from then on an op
 call of its rule and two list accesses a value. An error leaves as an `ExecutionError` that names
 the innermost operation it came from.
 
-A region has one block (nkdsl's levels are structured), and functions do not call themselves.
+A region has at most one block (nkdsl's levels are structured), and functions do not call
+themselves.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,10 @@ class Executor(Interpreter):
     def _prepare(self, region: Region) -> _Program:
         if len(region.blocks) > 1:
             raise InterpretationError("a region of several blocks can't be executed")
+        if not region.blocks:
+            # The branch that a conditional leaves out.
+            program = self._programs[region] = _Program((), ())
+            return program
         block = region.block
         arguments = tuple(self._slot(argument) for argument in block.args)
         program = _Program(arguments, tuple(self._prepare_op(op) for op in block.ops))

@@ -10,6 +10,7 @@ At this level a memref argument of a function is a pointer to its first element,
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import combinations
 from math import prod
 from typing import Any
 
@@ -39,10 +40,30 @@ def _vector_shape(type_: Attribute) -> tuple[int, ...]:
     return type_.get_shape()
 
 
+def _memref_type(type_: Attribute) -> MemRefType:
+    if isinstance(type_, MemRefType):
+        return type_
+    raise InterpretationError(f"{type_} can't be executed, only memrefs of a known rank")
+
+
 def _mixed(static: DenseArrayBase[I64], dynamic: list[int]) -> tuple[int, ...]:
     """A list of static values with the dynamic ones filled in, taken from the front."""
     values = (int(value) for value in static.get_values())
     return tuple(dynamic.pop(0) if value == DYNAMIC_INDEX else value for value in values)
+
+
+def _of_rank(part: Buffer, static_sizes: DenseArrayBase[I64], type_: MemRefType) -> Buffer:
+    """A view without the dimensions, statically of one element, that its type leaves out."""
+    units = [d for d, size in enumerate(static_sizes.get_values()) if size == 1]
+    for dropped in combinations(units, max(0, len(part.shape) - type_.get_num_dims())):
+        kept = [d for d in range(len(part.shape)) if d not in dropped]
+        shape, strides = (tuple(of[d] for d in kept) for of in (part.shape, part.strides))
+        view = Buffer(part.data, part.offset, shape, strides, part.origin)
+        if view.has_shape_of(type_) and view.has_strides_of(type_):
+            part = view
+            break
+    part.check_type(type_)
+    return part
 
 
 @register_impls
@@ -74,15 +95,53 @@ class MemRefFunctions(InterpreterFunctions):
         sizes = _mixed(op.static_sizes, dynamic)
         strides = _mixed(op.static_strides, dynamic)
         # The offset counts from the aligned pointer: that of the source is forgotten.
-        return (Buffer(source.data, offset, sizes, strides, source.origin),)
+        result = Buffer(source.data, offset, sizes, strides, source.origin)
+        result.check_type(_memref_type(op.result.type))
+        return (result,)
+
+    @impl(memref.SubviewOp)
+    def run_subview(
+        self, interpreter: Interpreter, op: memref.SubviewOp, args: PythonValues
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        dynamic = list(args[1:])
+        offsets = _mixed(op.static_offsets, dynamic)
+        sizes = _mixed(op.static_sizes, dynamic)
+        strides = _mixed(op.static_strides, dynamic)
+        part = source.subview(offsets, sizes, strides)
+        return (_of_rank(part, op.static_sizes, _memref_type(op.result.type)),)
+
+    @impl(memref.CastOp)
+    def run_cast(
+        self, interpreter: Interpreter, op: memref.CastOp, args: PythonValues
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        source.check_type(_memref_type(op.dest.type))
+        return args
+
+    @impl(memref.DimOp)
+    def run_dim(
+        self, interpreter: Interpreter, op: memref.DimOp, args: PythonValues
+    ) -> PythonValues:
+        source, dimension = args
+        if not 0 <= dimension < len(source.shape):
+            raise InterpretationError(f"{source} has no dimension {dimension}")
+        return (source.shape[dimension],)
+
+    @impl(memref.ExtractStridedMetaDataOp)
+    def run_extract_strided_metadata(
+        self, interpreter: Interpreter, op: memref.ExtractStridedMetaDataOp, args: PythonValues
+    ) -> PythonValues:
+        source: Buffer = args[0]
+        base = Buffer(source.data, 0, (), (), source.origin)
+        return (base, source.offset, *source.shape, *source.strides)
 
     @impl(memref.ViewOp)
     def run_view(
         self, interpreter: Interpreter, op: memref.ViewOp, args: PythonValues
     ) -> PythonValues:
         source: Buffer = args[0]
-        type_ = op.result.type
-        assert isinstance(type_, MemRefType)
+        type_ = _memref_type(op.result.type)
         dynamic = list(args[2:])
         shape = tuple(dynamic.pop(0) if n == DYNAMIC_INDEX else n for n in type_.get_shape())
         dtype = dtype_of(type_.element_type)

@@ -91,8 +91,38 @@
 
 // -----
 
-// CHECK: pack must be one of none, lhs, rhs, got 'both'
-"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, pack = both>} : () -> ()
+// CHECK: pack must be one of none, lhs, rhs, both, got 'all'
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, pack = all>} : () -> ()
+
+// -----
+
+// CHECK: edges must be one of even, masked, got 'cut'
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, edges = cut>} : () -> ()
+
+// -----
+
+// CHECK: threads must be at least 1, got 0
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, threads = 0>} : () -> ()
+
+// -----
+
+// CHECK: m_block must not be negative, got -8
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, m_block = -8>} : () -> ()
+
+// -----
+
+// CHECK: n_block must not be negative, got -8
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, n_block = -8>} : () -> ()
+
+// -----
+
+// CHECK: pack_from must not be negative, got -1
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, pack_from = -1>} : () -> ()
+
+// -----
+
+// CHECK: k_block must not be negative, got -1
+"test.op"() {a = #nanokernel.plan<target = "a", instruction = "b", block = 8x8, k_block = -1>} : () -> ()
 
 // -----
 
@@ -106,7 +136,7 @@
 
 // -----
 
-// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, k_unroll, k_block, prefetch
+// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, k_unroll, m_block, n_block, k_block, prefetch, pack_from, threads
 "test.op"() {a = #nanokernel.plan<goal = "a">} : () -> ()
 
 // -----
@@ -207,6 +237,54 @@ func.func @gemm_tensor(%a: tensor<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // -----
 
+// CHECK: Operation does not verify: 'from zero' is either always or decided at run time
+func.func @gemm_from_zero(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %first: i1) {
+  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: operand is used with type i1, but has been previously used or defined with type index
+func.func @gemm_first_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %first: index) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<4x8xf32>, memref<8x6xf32>) outs(%c[m, n] : memref<4x6xf32>) from zero if %first
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: scale needs alpha and beta
+func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f32) {
+  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: scale needs alpha and beta
+func.func @gemm_alpha(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %beta: f32) {
+  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: Expected ','
+func.func @gemm_scale(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f32) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<4x8xf32>, memref<8x6xf32>) outs(%c[m, n] : memref<4x6xf32>) scale %alpha
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: alpha and beta have the element type of the result, not f64
+func.func @gemm_scale_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f64, %beta: f64) {
+  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
+  func.return
+}
+
+// -----
+
 // CHECK: expected a #nanokernel.plan
 func.func @gemm_plan(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<4x8xf32>, memref<8x6xf32>) outs(%c[m, n] : memref<4x6xf32>) plan 3 : i64
@@ -217,7 +295,7 @@ func.func @gemm_plan(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: extra operands need an epilogue that uses them
 func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>]}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -225,7 +303,7 @@ func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: expected one map an operand, 3, got 0
 func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = []}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -233,7 +311,7 @@ func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: all maps must have the same iterators and no symbols
 func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>]}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -241,7 +319,7 @@ func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x
 
 // CHECK: Operation does not verify: maps must be linear, got (d0, d1, d2) -> (d0, (d1 floordiv 2))
 func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>]}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -249,7 +327,7 @@ func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: iterator d3 has no kind: b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs
 func.func @gemm_map_kind(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>]}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -321,7 +399,7 @@ func.func @epilogue_empty(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: Region 'epilogue' at position 0 expected a single block, but got 0 blocks
 func.func @epilogue_empty_generic(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>]}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -419,6 +497,62 @@ func.func @store_tag_twice(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memre
 
 // -----
 
+// CHECK: Operation does not verify: a tail is counted along the lanes, m or n, not k
+func.func @store_tail(%x: !nanokernel.block<8x1xf32, lanes = k>, %c: memref<16x96xf32>, %i: index) {
+  nanokernel.store %x, %c[m: %i, n: %i] tail %i : memref<16x96xf32>, !nanokernel.block<8x1xf32, lanes = k>
+  func.return
+}
+
+// -----
+
+// CHECK: operand is used with type index, but has been previously used or defined with type i64
+func.func @store_tail_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %tail: i64) {
+  nanokernel.store %x, %c[m: %i, n: %i] tail %tail : memref<16x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: beta comes with alpha, and says what 'accumulate' would
+func.func @store_beta_alone(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %beta: f32) {
+  "nanokernel.store"(%x, %beta, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 0, 1, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f32, memref<16x96xf32>, index, index) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: beta comes with alpha, and says what 'accumulate' would
+func.func @store_beta_accumulate(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %alpha: f32) {
+  nanokernel.store %x, %c[m: %i, n: %i] scale %alpha, %alpha accumulate : memref<16x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: alpha and beta have the element type of the block, f32, not f64
+func.func @store_alpha_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %alpha: f64) {
+  "nanokernel.store"(%x, %alpha, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 1, 0, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f64, memref<16x96xf32>, index, index) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: Expected ':'
+func.func @store_scale(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %alpha: f32) {
+  nanokernel.store %x, %c[m: %i, n: %i] scale %alpha, %alpha, %alpha : memref<16x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: a tail is counted along the lanes, m or n, not k
+func.func @step_tail(%x: !nanokernel.block<8x1xf32, lanes = k>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
+  %r = nanokernel.step %x, %a[m: %i, k: %i], %b[k: %i, n: %i] depth 1 using "fma.f32x16" tail %i : memref<16x64xf32>, memref<64x96xf32>, !nanokernel.block<8x1xf32, lanes = k>
+  func.return
+}
+
+// -----
+
 // CHECK: Operation does not verify: depth must be at least 1, got 0
 func.func @step_depth(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
   %r = nanokernel.step %x, %a[m: %i, k: %i], %b[k: %i, n: %i] depth 0 using "fma.f32x16" : memref<16x64xf32>, memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
@@ -453,7 +587,7 @@ func.func @step_tag(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64
 
 // CHECK: Operation does not verify: the result must have the accumulator's type !nanokernel.block<8x48xf32, lanes = n>
 func.func @step_result(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
-  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i64, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x32xf32, lanes = n>
+  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i64, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x32xf32, lanes = n>
   func.return
 }
 
@@ -461,7 +595,7 @@ func.func @step_result(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16
 
 // CHECK: Operation does not verify: Expected attribute i64 but got i32
 func.func @step_depth_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
-  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i32, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
+  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i32, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
   func.return
 }
 
@@ -539,9 +673,57 @@ func.func @pack_small(%b: memref<64x96xf32>, %w: memref<64x32xf32>, %i: index) {
 
 // -----
 
-// CHECK: Operation does not verify: memref<?x48xf32> can't hold 64x48
-func.func @pack_dynamic(%b: memref<64x96xf32>, %w: memref<?x48xf32>, %i: index) {
-  nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<?x48xf32>
+// CHECK: Operation does not verify: a panel is a contiguous K×W memref, not memref<64x?xf32>
+func.func @pack_dynamic(%b: memref<64x96xf32>, %w: memref<64x?xf32>, %i: index) {
+  nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<64x?xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: memref<?x48xf32> can't hold 64x50
+func.func @pack_wide(%b: memref<64x96xf32>, %w: memref<?x48xf32>, %i: index) {
+  nanokernel.pack %b[k: %i, n: %i] extents 64 x 50 into %w : memref<64x96xf32>, memref<?x48xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: any number of elements along n need a dimension n of memref<64x96xf32>
+func.func @pack_run_time_tag(%b: memref<64x96xf32>, %w: memref<64x48xf32>, %i: index) {
+  nanokernel.pack %b[k: %i, %i] extents 64 x %i into %w : memref<64x96xf32>, memref<64x48xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: each run-time extent needs its value
+func.func @pack_run_time_value(%b: memref<64x96xf32>, %w: memref<64x48xf32>, %i: index) {
+  "nanokernel.pack"(%b, %i, %i, %w) <{dims = "kn", depth = -9223372036854775808 : i64, width = 48 : i64, operandSegmentSizes = array<i32: 1, 2, 1, 0>}> : (memref<64x96xf32>, index, index, memref<64x48xf32>) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: operand is used with type index, but has been previously used or defined with type i64
+func.func @pack_run_time_type(%b: memref<64x96xf32>, %w: memref<64x48xf32>, %i: index, %n: i64) {
+  nanokernel.pack %b[k: %i, n: %i] extents 64 x %n into %w : memref<64x96xf32>, memref<64x48xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Expected 'k'
+func.func @pack_lanes(%b: memref<64x96xf32>, %w: memref<64x48xf32>, %i: index) {
+  nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w lanes n : memref<64x96xf32>, memref<64x48xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: 50 elements along n need a dimension n of memref<64x96xf32>
+func.func @pack_lanes_tag(%b: memref<64x96xf32>, %w: memref<50x64xf32>, %i: index) {
+  nanokernel.pack %b[k: %i, %i] extents 50 x 64 into %w lanes k : memref<64x96xf32>, memref<50x64xf32>
   func.return
 }
 
@@ -582,5 +764,21 @@ func.func @lhs_is_out(%b: memref<8x8xf32>, %c: memref<8x8xf32>) {
 // CHECK: rhs is also the result, which is written before rhs is read for the last time
 func.func @rhs_is_out(%a: memref<8x8xf32>, %c: memref<8x8xf32>) {
   nanokernel.gemm ins(%a[m, k], %c[k, n] : memref<8x8xf32>, memref<8x8xf32>) outs(%c[m, n] : memref<8x8xf32>) from zero
+  return
+}
+
+// -----
+
+// CHECK: expected 2 operand types but had 1
+func.func @microkernel_types(%a: memref<8x8xf32>) {
+  nanokernel.microkernel @f(%a) : memref<8x8xf32>, memref<8x8xf32>
+  return
+}
+
+// -----
+
+// CHECK: Operation does not verify: a microkernel needs the operands that it works on
+func.func @microkernel_operands() {
+  "nanokernel.microkernel"() <{callee = @f}> : () -> ()
   return
 }

@@ -39,14 +39,25 @@ def function_name(symbol: str) -> str:
     return f"{called}_" if called in RESERVED else called
 
 
-def c_names(names: Sequence[str | None]) -> list[str]:
-    """A C name for each parameter: its own where that is one and no other one has it."""
+def c_names(names: Sequence[str | None], parts: Sequence[Sequence[str]]) -> list[str]:
+    """A C name for each parameter: its own where that is one and no other one has it.
+
+    Args:
+        names: what the parameters are called in MLIR.
+        parts: for each the endings of further names that it has in C, as `_d0` of `a_d0`.
+    """
     found: list[str] = []
-    for position, name in enumerate(names):
+    taken = {WORKSPACE}
+    for position, (name, endings) in enumerate(zip(names, parts, strict=True)):
         called = re.sub(r"\W", "_", name or "", flags=re.ASCII)
         if not called or called[0].isdigit() or called in RESERVED:
             called = f"arg{position}"
-        while called in (*found, WORKSPACE):
+        while not taken.isdisjoint(_with_parts(called, endings)):
             called += "_"
         found.append(called)
+        taken.update(_with_parts(called, endings))
     return found
+
+
+def _with_parts(name: str, endings: Sequence[str]) -> tuple[str, ...]:
+    return name, *(name + ending for ending in endings)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prepares this checkout: .venv with nkdsl (editable) and its tools, and MLIR 22's mlir-opt.
+# Prepares this checkout: .venv with nkdsl (editable) and its tools, MLIR 22's mlir-opt, and LLVM's
+# OpenMP runtime.
 #
 #   tools/setup.sh [--with-libxsmm]
 #
@@ -11,6 +12,7 @@
 #   PYTHON=...      the Python to make .venv from (3.11 or newer); found by name if not set
 #   NKDSL_APT=no    never install system packages
 #   NKDSL_MLIR_OPT  path of the mlir-opt to use, if it is not on PATH as mlir-opt-22
+#   NKDSL_OPENMP    path of the libomp.so.5 or libiomp5.so to use
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -40,13 +42,16 @@ may_install() {
 }
 
 apt_updated=no
+apt_update() {
+  [ "$apt_updated" = no ] || return 0
+  as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
+  apt_updated=yes
+}
+
 apt_install() {
   may_install || return 1
   say "installing $* with apt-get"
-  if [ "$apt_updated" = no ]; then
-    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
-    apt_updated=yes
-  fi
+  apt_update
   as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -qq --yes --no-install-recommends "$@" >&2
 }
@@ -72,6 +77,42 @@ setup_mlir() {
   say "that need it are skipped. To get it:"
   say "    sudo apt-get install --no-install-recommends mlir-22-tools"
   say "(Debian 12 or newer; other systems: https://apt.llvm.org), or set NKDSL_MLIR_OPT."
+}
+
+have_openmp() {
+  local folder name
+  for folder in "$venv/lib" /usr/lib/llvm-*/lib /usr/local/lib /usr/lib/*-linux-gnu /usr/lib64 \
+    /usr/lib /opt/intel/oneapi/compiler/latest/lib; do
+    for name in libomp.so.5 libomp.so libiomp5.so; do
+      [ ! -e "$folder/$name" ] || return 0
+    done
+  done
+  return 1
+}
+
+# The names of the packages that may hold it, MLIR's own version first, then the latest.
+openmp_packages() {
+  echo libomp5-22
+  apt-cache search --names-only '^libomp5-[0-9]+$' 2>/dev/null | awk '{ print $1 }' | sort -rV
+  echo libomp5
+}
+
+setup_openmp() {
+  local package
+  [ -z "${NKDSL_OPENMP:-}" ] || return 0
+  have_openmp && return
+  if may_install; then
+    apt_update
+    for package in $(openmp_packages); do
+      apt-cache show "$package" >/dev/null 2>&1 || continue
+      apt_install "$package" && have_openmp && return
+    done
+  fi
+  say "LLVM's OpenMP runtime was not found. Without it kernels run on one thread, and the tests of"
+  say "several are skipped. To get it, either of:"
+  say "    sudo apt-get install --no-install-recommends libomp5"
+  say "    $venv/bin/python -m pip install intel-openmp"
+  say "or set NKDSL_OPENMP."
 }
 
 setup_libxsmm() {
@@ -154,4 +195,5 @@ done
 
 setup_python
 setup_mlir
+setup_openmp
 [ "$with_libxsmm" = no ] || setup_libxsmm

@@ -16,6 +16,8 @@ from nkdsl.backends.linker import LINKERS
 from nkdsl.backends.mlir import find_tool
 from nkdsl.cli.targets import aligned
 from nkdsl.errors import NkdslError
+from nkdsl.runtime import openmp
+from nkdsl.runtime.threads import detect_threads
 from nkdsl.targets import detect
 
 PACKAGES = ("nkdsl", "xdsl", "llvmlite", "numpy", "ml_dtypes")
@@ -66,6 +68,8 @@ def _needed() -> Iterator[Finding]:
         yield _asked(tool, lambda tool=tool: _tool(tool))  # type: ignore[misc]
     yield _linker()
     yield _asked("host", lambda: detect().reason)
+    yield _openmp()
+    yield _asked("threads", _threads)
 
 
 def _asked(what: str, ask: Callable[[], str]) -> Finding:
@@ -103,6 +107,23 @@ def _linker() -> Finding:
     found = next((path for name in LINKERS if (path := shutil.which(name))), None)
     remedy = "for --emit=so: apt-get install --no-install-recommends lld-22"
     return Finding("linker", found or remedy, present=found is not None, needed=False)
+
+
+def _openmp() -> Finding:
+    """The runtime that kernels of several threads call; without it they run on one."""
+    try:
+        runtime = openmp.find()
+    except NkdslError as error:
+        return Finding("openmp", str(error), present=False)
+    if runtime is None:
+        return Finding("openmp", openmp.absence(), present=False, needed=False)
+    return Finding("openmp", str(runtime))
+
+
+def _threads() -> str:
+    """How many threads kernels use where none are asked for, and why."""
+    found = detect_threads()
+    return f"{found.count}: {found.reason}"
 
 
 def _peers() -> Iterator[Finding]:

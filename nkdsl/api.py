@@ -1,7 +1,7 @@
 """The public functions; `import nkdsl` finds them here on first use."""
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.utils.exceptions import DiagnosticException
 
 from nkdsl.backends.mlir import started_translator
@@ -9,8 +9,10 @@ from nkdsl.dialects.nanokernel import GemmOp
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import Source, load, make_context, to_text
 from nkdsl.pipeline import lower
+from nkdsl.runtime import openmp
 from nkdsl.runtime.kernel import Kernel
 from nkdsl.runtime.signature import read_signature
+from nkdsl.runtime.threads import resolve_threads
 from nkdsl.targets import can_run, get_target
 from nkdsl.targets.model import Target
 from nkdsl.transforms.lower_to_upstream import workspace_bytes
@@ -19,7 +21,11 @@ __all__ = ["Kernel", "compile"]
 
 
 def compile(
-    source: Source, target: str | Target = "host", *, function: str | None = None
+    source: Source,
+    target: str | Target = "host",
+    *,
+    function: str | None = None,
+    threads: int | None = 1,
 ) -> Kernel:
     """Compile a function that holds matrix products.
 
@@ -28,6 +34,8 @@ def compile(
             level, or at the nanokernel level with or without plans.
         target: a known target's name, `host`, or a `Target`, which need not be registered.
         function: which function; may be left out where the program has only one.
+        threads: how many threads may share a product; None for as many as this process should use
+            (`NKDSL_NUM_THREADS`, else its share of the cores). Results don't depend on it.
 
     Returns:
         The kernel. Its machine code is made here if this CPU can run the target, so that the
@@ -39,13 +47,14 @@ def compile(
         ToolNotFound: where mlir-opt or mlir-translate is missing; says how to install it.
     """
     resolved = get_target(target) if isinstance(target, str) else target
+    count = usable_threads(threads)
     with started_translator() as translator:
         context = make_context()
         module = load(source, context)
         name = _choose(module, function).sym_name.data
         kept = module.clone()
         try:
-            lower(module, context, resolved, end="nanokernel")
+            lower(module, context, resolved, end="nanokernel", threads=count)
             signature = read_signature(_choose(module, name))
             plans = tuple(str(op.plan) for op in module.walk() if isinstance(op, GemmOp))
             lower(module, context, resolved, start="nanokernel")
@@ -67,16 +76,32 @@ def compile(
     return kernel
 
 
+def usable_threads(requested: int | None) -> int:
+    """How many threads a kernel may have; one, with a warning, without OpenMP's runtime."""
+    count = resolve_threads(requested)
+    if count > 1 and openmp.ensure_loaded() is None:
+        openmp.warn_missing()
+        return 1
+    return count
+
+
 def last_line(error: DiagnosticException) -> str:
     """A pass's message without the picture of the module around it."""
     cause = error.__cause__ if isinstance(error.__cause__, DiagnosticException) else error
     return str(cause)
 
 
+def is_private(function: func.FuncOp) -> bool:
+    """Whether a function is one that passes made, or that others call."""
+    return function.sym_visibility == StringAttr("private")
+
+
 def _choose(module: ModuleOp, name: str | None) -> func.FuncOp:
     """The function to compile."""
     functions = [
-        op for op in module.walk() if isinstance(op, func.FuncOp) and not op.is_declaration
+        op
+        for op in module.walk()
+        if isinstance(op, func.FuncOp) and not op.is_declaration and not is_private(op)
     ]
     names = ", ".join(f.sym_name.data for f in functions) or "none"
     if name is None:

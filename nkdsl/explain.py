@@ -20,8 +20,9 @@ from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import make_context
 from nkdsl.pipeline import lower
 from nkdsl.planner import Cost, Problem, analyse, check_plan
+from nkdsl.planner.blocking import residents
 from nkdsl.planner.cost import Call, reuse_distance, source_level
-from nkdsl.planner.problem import Role
+from nkdsl.planner.problem import SCALES, Role
 from nkdsl.planner.registers import Tile, block_tile, registers_of
 from nkdsl.planner.search import candidates
 from nkdsl.planner.split import Run, even_split
@@ -89,13 +90,16 @@ class Explained:
         return "lhs" if self.kept == "rhs" else "rhs"
 
 
-def explain_module(module: ModuleOp, target: Target, context: Context | None = None) -> str:
+def explain_module(
+    module: ModuleOp, target: Target, context: Context | None = None, threads: int = 1
+) -> str:
     """Plan every product of a program and explain the plans.
 
     Args:
         module: a program at the linalg or nanokernel level; it is not changed.
         target: what to plan for.
         context: where dialects come from; a fresh one by default.
+        threads: how many may share a product.
 
     Returns:
         Text, one section a product.
@@ -104,7 +108,7 @@ def explain_module(module: ModuleOp, target: Target, context: Context | None = N
         DiagnosticException: where an operation can't be raised or planned.
     """
     planned = module.clone()
-    lower(planned, context or make_context(), target, end="nanokernel")
+    lower(planned, context or make_context(), target, end="nanokernel", threads=threads)
     products = [op for op in planned.walk() if isinstance(op, GemmOp)]
     if not products:
         return "there is no product to explain\n"
@@ -125,7 +129,7 @@ def _section(e: Explained) -> Iterator[str]:
     yield ""
     yield from _registers(e)
     yield ""
-    yield from _loops(e)
+    yield from (_cache_blocks(e) if e.plan.blocked else _loops(e))
     yield ""
     yield from _prediction(e)
     yield from _runners_up(e)
@@ -140,11 +144,16 @@ def _row(label: str, text: str) -> str:
 
 def _problem(e: Explained) -> Iterator[str]:
     p, names = e.problem, iterator_names(e.problem.kinds)
-    sizes = ", ".join(f"{n} = {size}" for n, size in zip(names, p.sizes, strict=True))
+    sizes = ", ".join(
+        f"{name} = {'?' if position in p.dynamic else p.sizes[position]}"
+        for position, name in enumerate(names)
+    )
     sign = "=" if p.from_zero else "+="
     types = " into ".join(dict.fromkeys((p.operand.name, p.accumulator.name)))
     yield _row("product", f"C {sign} A·B in @{_function_name(e.op)}: {sizes}")
     yield _row("", f"{types}, {_quantity(p.flops)}floating-point operations")
+    if p.dynamic:
+        yield _row("", f"sizes known at run time; what follows is for {SCALES[-1]}")
     for letter, operand in (("A", p.lhs), ("B", p.rhs), ("C", p.out)):
         used = [(n, s) for n, s in zip(names, operand.strides, strict=True) if s]
         strides = ", ".join(f"{n} {s}" for n, s in used)
@@ -351,6 +360,42 @@ def _loops(e: Explained) -> Iterator[str]:
     yield _row("packing", _packing(e))
 
 
+def _cache_blocks(e: Explained) -> Iterator[str]:
+    """The loops over cache blocks, and what each cache is counted on to hold."""
+    plan, along = e.plan, e.lanes
+    across = "m" if along == "n" else "n"
+    blocks = {"m": plan.m_block.data, "n": plan.n_block.data, "k": plan.k_block.data}
+    lines = [
+        f"{kind}: {f'at most {blocks[kind]} at a time' if blocks[kind] else 'all at once'}"
+        for kind in (along, "k", across)
+    ]
+    resident = plan.resident.data
+    order = ("n", "m") if resident == "rhs" else ("m", "n")
+    lines += [f"{kind}: a register block at a time" for kind in order]
+    for depth, line in enumerate(lines):
+        yield _row("" if depth else "loops", f"{'  ' * depth}{line}")
+    for part in residents(e.problem, e.target, plan):
+        shape = f"{part.shape[0]}x{part.shape[1]}"
+        yield _row(
+            FACTORS[part.role],
+            f"{part.what} of {shape}, {_bytes(part.size)}, stays in {_place(e.target, part.level)}"
+            + (", packed" if plan.packs(part.role) else ", read in place"),
+        )
+    if plan.pack_from.data:
+        yield _row("packing", f"where m and n are at least {plan.pack_from.data}")
+    elif plan.pack.data != "none":
+        share = e.cost.repeats * e.cost.packing / e.cost.cycles if e.cost.cycles else 0.0
+        yield _row("packing", f"{e.cost.packing:.0f} cycles in all, {share:.1%} of the time")
+    traffic = 2 * e.cost.chunks * e.problem.extent("m") * e.problem.extent("n")
+    yield _row(
+        "result",
+        f"updated {_count(e.cost.chunks, 'time')}: {_bytes(traffic * e.problem.operand.size)} "
+        "loaded and stored",
+    )
+    if plan.threads.data > 1:
+        yield _row("threads", f"{plan.threads.data}, each with its own part of rows or columns")
+
+
 def _turns(e: Explained) -> str:
     tile, unroll = e.tile, e.plan.k_unroll.data
     extent, chunk = e.problem.extent("k"), e.plan.k_block.data
@@ -411,7 +456,9 @@ def _runners_up(e: Explained) -> Iterator[str]:
     ranked = sorted(best.values(), key=lambda pair: pair[0])[:RUNNERS_UP]
     for number, (cycles, plan) in enumerate(ranked):
         mr, nr = plan.block
-        pack = "" if plan.pack.data == "none" else f", pack {FACTORS[plan.pack.data]}"
+        packed = " and ".join(FACTORS[role] for role in ROLES if plan.packs(role))
+        pack = f", pack {packed}" if packed else ""
+        pack += ", cache blocks" if plan.blocked else ""
         yield _row(
             "" if number else "others",
             f"{f'{mr}x{nr}':<7} lanes along {plan.lanes.data}, {FACTORS[plan.resident.data]} "

@@ -11,6 +11,7 @@ from nkdsl.errors import InvalidInput
 from nkdsl.frontend import Source, load, make_context
 from nkdsl.targets import get_target, use_target
 from nkdsl.targets.model import Target
+from nkdsl.transforms.block import BlockPass
 from nkdsl.transforms.compose import ComposePass
 from nkdsl.transforms.linalg_to_nanokernel import LinalgToNanokernelPass
 from nkdsl.transforms.lower_to_upstream import LowerToUpstreamPass
@@ -26,11 +27,12 @@ class Level:
     passes: tuple[ModulePass, ...]
 
 
-def pipeline(target: str) -> tuple[Level, ...]:
+def pipeline(target: str, threads: int = 1) -> tuple[Level, ...]:
     """The levels from linalg to the upstream dialects, top to bottom."""
     return (
         Level("linalg", ()),
-        Level("nanokernel", (LinalgToNanokernelPass(), PlanPass(target))),
+        Level("nanokernel", (LinalgToNanokernelPass(), PlanPass(target, threads=threads))),
+        Level("blocked", (BlockPass(),)),
         Level("composed", (ComposePass(),)),
         Level("nkvector", (UnrollPass(),)),
         Level("upstream", (LowerToUpstreamPass(),)),
@@ -48,8 +50,11 @@ def lower(
     *,
     start: str = "linalg",
     end: str = "upstream",
+    threads: int = 1,
 ) -> None:
     """Take a module down in place, from the level `start` to the level `end`.
+
+    Products without a written plan are planned for some number of `threads`.
 
     All passes use the same table: `target` itself, or the one that its name stands for now.
 
@@ -64,7 +69,7 @@ def lower(
     first, last = LEVELS.index(start), LEVELS.index(end)
     table = get_target(target) if isinstance(target, str) else target
     with use_target(table):
-        for level in pipeline(table.name)[first + 1 : last + 1]:
+        for level in pipeline(table.name, threads)[first + 1 : last + 1]:
             for each in level.passes:
                 each.apply(context, module)
 

@@ -32,6 +32,12 @@ def _plan() -> type[ModulePass]:
     return PlanPass
 
 
+def _block() -> type[ModulePass]:
+    from nkdsl.transforms.block import BlockPass
+
+    return BlockPass
+
+
 def _compose() -> type[ModulePass]:
     from nkdsl.transforms.compose import ComposePass
 
@@ -55,6 +61,7 @@ NKDSL_UNIVERSE = Universe(
     all_passes={
         "linalg-to-nanokernel": _linalg_to_nanokernel,
         "plan": _plan,
+        "block": _block,
         "compose": _compose,
         "unroll": _unroll,
         "lower-to-upstream": _lower_to_upstream,

@@ -24,7 +24,7 @@ A packed factor gets a panel in the workspace, refilled for each of its blocks. 
 plan says it all. Imports: our dialects, the planner.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -62,6 +62,7 @@ from nkdsl.planner.split import Run, even_split
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
 from nkdsl.transforms.loops import Carried, LoopBuilder
+from nkdsl.transforms.microkernel import Microkernel
 
 SHORT_ROW_LINES = 4
 """Rows of fewer cache lines are not prefetched a line ahead: a quarter or more would be wasted."""
@@ -431,38 +432,34 @@ class Composer:
                 dim = role.dims[iterator]
                 assert dim is not None
                 tags[dim] = kind
-        return self._evaluate(map_), "".join(tags)
-
-    def _evaluate(self, map_: AffineMap) -> list[SSAValue]:
-        """The map's results at the current iterators, as index values."""
-        values: list[SSAValue] = []
-        for result in map_.results:
-            linear = linear_coefficients(result, map_.num_dims)
-            assert linear is not None
-            coefficients, constant = linear
-            total: SSAValue | None = None
-            for position, factor in enumerate(coefficients):
-                if not factor:
-                    continue
-                term = self.at[position]
-                if factor != 1:
-                    term = self.loops.insert(arith.MuliOp(term, self.loops.constant(factor))).result
-                total = term if total is None else self.loops.add(total, term)
-            if total is None:
-                total = self.loops.constant(constant)
-            elif constant:
-                total = self.loops.offset(total, constant)
-            values.append(total)
-        return values
+        return evaluate(map_, self.at, self.loops), "".join(tags)
 
 
-def _entry_block(op: GemmOp) -> Block:
+def evaluate(map_: AffineMap, at: Mapping[int, SSAValue], loops: LoopBuilder) -> list[SSAValue]:
+    """A linear map's results at some indices of its iterators."""
+    values: list[SSAValue] = []
+    for result in map_.results:
+        linear = linear_coefficients(result, map_.num_dims)
+        assert linear is not None
+        coefficients, constant = linear
+        total: SSAValue | None = None
+        for position, factor in enumerate(coefficients):
+            if factor:
+                term = loops.mul(at[position], loops.constant(factor))
+                total = term if total is None else loops.add(total, term)
+        total = loops.constant(0) if total is None else total
+        values.append(loops.offset(total, constant))
+    return values
+
+
+def enclosing_function(op: GemmOp) -> func.FuncOp:
+    """The function that a product stands in; raises `Unsupported` where there is none."""
     parent = op.parent_op()
     while not isinstance(parent, func.FuncOp):
         if parent is None:
             raise Unsupported("a product must stand in a function")
         parent = parent.parent_op()
-    return parent.body.block if len(parent.body.blocks) == 1 else parent.body.blocks[0]
+    return parent
 
 
 @dataclass(frozen=True)
@@ -475,9 +472,12 @@ class ComposePass(ModulePass):
         """Rewrite the module in place."""
         for gemm in [o for o in op.walk() if isinstance(o, GemmOp)]:
             try:
-                plan = schedule(gemm)
-                entry = _entry_block(gemm)
+                entry = enclosing_function(gemm).body.blocks[0]
+                if gemm.plan is not None and gemm.plan.edges.data == "masked":
+                    loops = LoopBuilder(entry, InsertPoint.before(gemm))
+                    Microkernel(gemm, gemm.plan, loops).compose()
+                else:
+                    Composer(schedule(gemm), entry).compose()
             except Unsupported as error:
                 refuse(gemm, str(error))
-            Composer(plan, entry).compose()
             Rewriter.erase_op(gemm)

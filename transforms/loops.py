@@ -4,14 +4,14 @@ Shared by the passes that build loops, as is `Scopes`, which remembers what was 
 block. Imports xDSL and `nkdsl.planner.split`.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from xdsl.builder import Builder
 from xdsl.dialects import arith, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerAttr, i64
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from nkdsl.dialects.nkvector import constant_index
@@ -80,8 +80,16 @@ class LoopBuilder:
         return op
 
     def insert_after(self, value: SSAValue, ops: Sequence[Operation]) -> None:
-        """Insert ops right behind the op that defines a value."""
-        Rewriter.insert_op(ops, InsertPoint.after(_defining_op(value)))
+        """Insert ops where a value and the index constants are first known."""
+        owner = value.owner
+        if isinstance(owner, Operation):
+            Rewriter.insert_op(ops, InsertPoint.after(owner))
+        elif owner is self._entry:
+            constants = [_defining_op(c) for c in self._constants.values()]
+            last = max(constants, key=self._entry.get_operation_index)
+            Rewriter.insert_op(ops, InsertPoint.after(last))
+        else:
+            Rewriter.insert_op(ops, InsertPoint.at_start(owner))
 
     def constant(self, value: int) -> SSAValue:
         """An index constant."""
@@ -107,6 +115,154 @@ class LoopBuilder:
             return lhs
         return self.insert(arith.AddiOp(lhs, rhs)).result
 
+    # ---- arithmetic on indices; of constants it is done here, and so is what changes nothing
+
+    def sub(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs - rhs` of two indices."""
+        return self._fold(arith.SubiOp, lambda x, y: x - y, lhs, rhs, right_neutral=0)
+
+    def mul(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs * rhs` of two indices."""
+        if constant_index(lhs) == 1:
+            return rhs
+        if 0 in (constant_index(lhs), constant_index(rhs)):
+            return self.constant(0)
+        return self._fold(arith.MuliOp, lambda x, y: x * y, lhs, rhs, right_neutral=1)
+
+    def div(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs // rhs` of two indices, which aren't negative."""
+        return self._fold(arith.DivUIOp, lambda x, y: x // y, lhs, rhs, right_neutral=1)
+
+    def rem(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs % rhs` of two indices, which aren't negative."""
+        if constant_index(rhs) == 1:
+            return self.constant(0)
+        return self._fold(arith.RemUIOp, lambda x, y: x % y, lhs, rhs)
+
+    def ceildiv(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs / rhs`, rounded up."""
+        return self.div(self.add(lhs, self.sub(rhs, self.constant(1))), rhs)
+
+    def minimum(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """The smaller index."""
+        return lhs if lhs is rhs else self._fold(arith.MinUIOp, min, lhs, rhs)
+
+    def maximum(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """The larger index."""
+        return lhs if lhs is rhs else self._fold(arith.MaxUIOp, max, lhs, rhs)
+
+    def _fold(
+        self,
+        op: Callable[[SSAValue, SSAValue], Operation],
+        compute: Callable[[int, int], int],
+        lhs: SSAValue,
+        rhs: SSAValue,
+        right_neutral: int | None = None,
+    ) -> SSAValue:
+        """The result of an operation, computed here where both operands are known."""
+        left, right = constant_index(lhs), constant_index(rhs)
+        if left is not None and right is not None:
+            return self.constant(compute(left, right))
+        if right is not None and right == right_neutral:
+            return lhs
+        return self.insert(op(lhs, rhs)).results[0]
+
+    # ---- control
+
+    def counted(
+        self,
+        start: SSAValue,
+        end: SSAValue,
+        step: SSAValue,
+        body: Callable[[SSAValue, Carried], Carried],
+        carried: Carried = (),
+    ) -> Carried:
+        """As `loop`, with bounds that may be known only at run time."""
+        known = constant_index(start), constant_index(end), constant_index(step)
+        if None not in known:
+            first, last, stride = (value for value in known if value is not None)
+            return self.loop(first, last, stride, body, carried)
+        block = self._body(carried, body)
+        return self.insert(scf.ForOp(start, end, step, carried, block)).res
+
+    def _body(self, carried: Carried, body: Callable[[SSAValue, Carried], Carried]) -> Block:
+        """The block of a loop."""
+        block = Block(arg_types=[IndexType(), *(value.type for value in carried)])
+        index, *arguments = block.args
+        with self.inside(block):
+            results = body(index, arguments)
+            self.insert(scf.YieldOp(*results))
+        return block
+
+    @contextmanager
+    def inside(self, block: Block) -> Iterator[None]:
+        """Insert at the end of a block meanwhile."""
+        outside = self._builder.insertion_point
+        self._builder.insertion_point = InsertPoint.at_end(block)
+        try:
+            yield
+        finally:
+            self._builder.insertion_point = outside
+
+    def parallel(self, count: int, body: Callable[[SSAValue], None]) -> None:
+        """`for i in range(count)`, every iteration in a thread of its own."""
+        block = Block(arg_types=[IndexType()])
+        with self.inside(block):
+            body(block.args[0])
+            self.insert(scf.ReduceOp())
+        lower, upper, step = ([self.constant(value)] for value in (0, count, 1))
+        self.insert(scf.ParallelOp(lower, upper, step, Region(block)))
+
+    def branch(
+        self, condition: SSAValue, then: Callable[[], None], otherwise: Callable[[], None]
+    ) -> None:
+        """`if condition: then() else: otherwise()`."""
+        blocks: list[Block] = []
+        for body in (then, otherwise):
+            blocks.append(Block())
+            with self.inside(blocks[-1]):
+                body()
+                self.insert(scf.YieldOp())
+        self.insert(scf.IfOp(condition, [], [blocks[0]], [blocks[1]]))
+
+    def choose(
+        self,
+        condition: SSAValue,
+        then: Callable[[], Sequence[SSAValue]],
+        otherwise: Callable[[], Sequence[SSAValue]],
+    ) -> Sequence[SSAValue]:
+        """Values computed by one of two bodies."""
+        blocks: list[Block] = []
+        results: Sequence[SSAValue] = ()
+        for body in (then, otherwise):
+            blocks.append(Block())
+            with self.inside(blocks[-1]):
+                results = body()
+                self.insert(scf.YieldOp(*results))
+        types = [value.type for value in results]
+        return self.insert(scf.IfOp(condition, types, [blocks[0]], [blocks[1]])).output
+
+    def compare(self, lhs: SSAValue, predicate: str, rhs: SSAValue) -> SSAValue:
+        """A comparison of two indices."""
+        return self.insert(arith.CmpiOp(lhs, rhs, predicate)).result
+
+    def switch(self, value: SSAValue, cases: Mapping[int, Callable[[], None]]) -> None:
+        """Do what belongs to the value, which must be one of the cases."""
+        if len(cases) == 1:
+            next(iter(cases.values()))()
+            return
+        numbers = sorted(cases)
+        regions: list[Region] = []
+        for number in numbers:
+            block = Block()
+            with self.inside(block):
+                cases[number]()
+                self.insert(scf.YieldOp())
+            regions.append(Region(block))
+        *others, last = regions
+        labels = DenseArrayBase.from_list(i64, numbers[:-1])
+        self.insert(scf.IndexSwitchOp(value, labels, last, others, []))
+
     def loop(
         self,
         start: int,
@@ -123,13 +279,7 @@ class LoopBuilder:
             return carried
         if start + step >= end:
             return body(self.constant(start), carried)
-        block = Block(arg_types=[IndexType(), *(value.type for value in carried)])
-        index, *arguments = block.args
-        outside = self._builder.insertion_point
-        self._builder.insertion_point = InsertPoint.at_end(block)
-        results = body(index, arguments)
-        self.insert(scf.YieldOp(*results))
-        self._builder.insertion_point = outside
+        block = self._body(carried, body)
         lower, upper, stride = (self.constant(value) for value in (start, end, step))
         return self.insert(scf.ForOp(lower, upper, stride, carried, block)).res
 

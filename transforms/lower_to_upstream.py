@@ -23,43 +23,54 @@ overlapping results: LLVM would hoist the loads of a fully unrolled reduction ou
 over blocks, and spill them. Imports: our dialects and targets.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from math import prod
+from typing import TypeVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, llvm, memref, vector
+from xdsl.dialects import arith, func, llvm, memref, omp, scf, vector
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    I64,
     ArrayAttr,
+    DenseArrayBase,
     DenseIntOrFPElementsAttr,
     FunctionType,
+    IndexType,
     IntegerAttr,
     MemRefType,
     ModuleOp,
+    NoneAttr,
     StridedLayoutAttr,
     StringAttr,
+    UnitAttr,
     VectorType,
     i1,
     i8,
     i32,
     i64,
 )
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
-from xdsl.rewriter import InsertPoint
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from nkdsl.diagnostics import refuse
 from nkdsl.dialects import nkvector
-from nkdsl.dialects.nanokernel import TARGET_ATTRIBUTE, WorkspaceOp
+from nkdsl.dialects.nanokernel import TARGET_ATTRIBUTE, MicrokernelOp, WorkspaceOp
 from nkdsl.dialects.nkvector import constant_index
-from nkdsl.errors import NkdslError
-from nkdsl.layout import layout_of
+from nkdsl.errors import NkdslError, Unsupported
+from nkdsl.layout import Layout, layout_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
 from nkdsl.transforms.loops import LoopBuilder, Scopes
 from nkdsl.transforms.registers import zeros
 from nkdsl.types import element_type_of
+
+OperationT = TypeVar("OperationT", bound=Operation)
 
 WORKSPACE_ATTRIBUTE = "nanokernel.workspace_bytes"
 """The function attribute that holds the bytes of workspace a call needs."""
@@ -75,19 +86,25 @@ I32_LIMIT = 2**31
 """The constant index of a getelementptr has 32 bits."""
 
 
+UNKNOWN_SPAN = 2**60
+"""Elements that a view of run-time size claims: its bounds are known to those who call."""
+
+Number = int | SSAValue
+"""A size or stride, in elements; a value where it is known only at run time."""
+
+
 @dataclass(frozen=True)
 class FlatView:
     """A memref as a rank-1 view of its memory."""
 
-    flat: SSAValue
+    root: SSAValue
+    """A memref of rank 0 at the start of the memory."""
+    span: int
+    """Elements that can be reached from there."""
     base: SSAValue | None
-    """Elements from the view's start to the memref's first element; None for zero."""
-    strides: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Elements of the view."""
-        return int(_memref(self.flat.type).get_shape()[0])
+    """Elements from the root to the memref's first element; None for zero."""
+    sizes: tuple[Number, ...]
+    strides: tuple[Number, ...]
 
 
 @dataclass(frozen=True)
@@ -114,26 +131,41 @@ class Lowering:
         self.entry = function.body.blocks[0]
         assert self.entry.first_op is not None
         self.loops = LoopBuilder(self.entry, InsertPoint.before(self.entry.first_op))
+        self.last_early = _operation(self.loops.constant(0))
+        """What is computed before the function's work begins comes behind this op."""
+        self.originals = tuple(self.entry.args)
+        self.private = function.sym_visibility == StringAttr("private")
+        self.early: set[SSAValue] = set()
+        """Values known before the function's work begins."""
+        self.early_results: dict[object, SSAValue] = {}
         self.views: dict[SSAValue, FlatView] = {}
-        self.places: Scopes[tuple[SSAValue, tuple[SSAValue, ...]], Place] = Scopes()
-        """By memref and run-time indices."""
+        self.flats: dict[SSAValue, SSAValue] = {}
+        """The rank-1 view of the memory at each root."""
+        self.places: Scopes[object, Place] = Scopes()
+        """By memref, run-time indices, and constant offsets along run-time strides."""
+        self.products: Scopes[tuple[SSAValue, SSAValue], SSAValue] = Scopes()
         self.windows: Scopes[Place, SSAValue] = Scopes()
         self.pointers: Scopes[Place, SSAValue] = Scopes()
         self.bases: dict[SSAValue, SSAValue] = {}
         """The addresses where flat views start."""
         self.masks: dict[tuple[int, int], SSAValue] = {}
+        self.run_time_masks: dict[tuple[SSAValue, int], SSAValue] = {}
         self.zeros: dict[Attribute, SSAValue] = {}
         self.workspace: SSAValue | None = None
         self.workspace_bytes = 0
 
     def run(self) -> None:
         """Rewrite the function."""
+        self._arguments()
         for block in self.function.body.blocks:
             self._block(block)
         self._signature()
 
     def _block(self, block: Block) -> None:
-        with self.places.nested(), self.windows.nested(), self.pointers.nested():
+        scopes = (self.places, self.windows, self.pointers, self.products)
+        with ExitStack() as stack:
+            for scope in scopes:
+                stack.enter_context(scope.nested())
             self._rewrite(block)
 
     def _rewrite(self, block: Block) -> None:
@@ -178,7 +210,19 @@ class Lowering:
             case WorkspaceOp():
                 self._reserve(op)
             case memref.ReinterpretCastOp() if op.source in self.views:
-                self._slice(op)
+                self._reinterpret(op)
+            case memref.SubviewOp():
+                self._subview(op)
+            case memref.CastOp():
+                self._cast(op)
+            case memref.DimOp():
+                self._dim(op)
+            case scf.ParallelOp():
+                self._parallel(op)
+            case MicrokernelOp(callee=callee, arguments=arguments):
+                self._call(callee.string_value(), arguments)
+            case func.CallOp() if self._is_ours(op):
+                self._call(op.callee.string_value(), op.arguments)
             case _:
                 return False
         return True
@@ -211,7 +255,7 @@ class Lowering:
         if not -I32_LIMIT <= constant < I32_LIMIT:
             return  # A hint is not worth more than one constant.
         start = self._pointer(place)
-        element = _memref(place.view.flat.type).element_type
+        element = _memref(place.view.root.type).element_type
         address = self.loops.insert(llvm.GEPOp(start, [constant], element)).result
         self.loops.insert(
             llvm.CallIntrinsicOp("llvm.prefetch.p0", [address, *self._prefetch_arguments], [])
@@ -228,7 +272,7 @@ class Lowering:
         return self.pointers.get(place, lambda: self._build_pointer(place))
 
     def _build_pointer(self, place: Place) -> SSAValue:
-        flat = place.view.flat
+        flat = self._flat(place.view)
         base = self._base(flat)
         if place.variable is None:
             return base
@@ -252,7 +296,11 @@ class Lowering:
         count = constant_index(active)
         type_ = VectorType(i1, [lanes])
         if count is None:
-            return self.loops.insert(vector.CreateMaskOp([active], type_)).mask_vector
+            if (active, lanes) not in self.run_time_masks:
+                mask = vector.CreateMaskOp([active], type_)
+                self.loops.insert_after(active, [mask])
+                self.run_time_masks[active, lanes] = mask.mask_vector
+            return self.run_time_masks[active, lanes]
         if (count, lanes) not in self.masks:
             bits = [lane < count for lane in range(lanes)]
             attr = DenseIntOrFPElementsAttr.from_list(type_, [int(b) for b in bits])
@@ -277,55 +325,159 @@ class Lowering:
     def _build_window(self, place: Place) -> SSAValue:
         view = place.view
         if place.variable is None:
-            return view.flat
-        left = arith.SubiOp(self.loops.constant(view.size), place.variable)
-        size = self.loops.insert(left).result
-        element = _memref(view.flat.type).element_type
+            return self._flat(view)
+        size = self.loops.sub(self.loops.constant(view.span), place.variable)
+        element = _memref(view.root.type).element_type
         type_ = MemRefType(element, [DYNAMIC_INDEX], StridedLayoutAttr([1], None))
         given = [DYNAMIC_INDEX]
         cast = memref.ReinterpretCastOp(
-            view.flat, [place.variable], [size], [], given, given, [1], type_
+            self._flat(view), [place.variable], [size], [], given, given, [1], type_
         )
         return self.loops.insert(cast).result
 
     def _place(self, op: Access) -> tuple[Place, int]:
         """Where an access begins, and how many elements further on its first element is."""
-        key = op.memref, tuple(op.indices)
-        place = self.places.get(key, lambda: self._build_place(*key))
-        pairs = zip(op.constant_offsets, place.view.strides, strict=True)
-        return place, sum(offset * stride for offset, stride in pairs)
+        view = self._view(op.memref)
+        constant, varying = 0, []
+        for offset, stride in zip(op.constant_offsets, view.strides, strict=True):
+            if isinstance(stride, int):
+                constant += offset * stride
+            elif offset:
+                varying.append((offset, stride))
+        indices, key = tuple(op.indices), tuple(varying)
+        place = self.places.get(
+            (op.memref, indices, key), lambda: self._build_place(view, indices, key)
+        )
+        return place, constant
 
-    def _build_place(self, source: SSAValue, indices: tuple[SSAValue, ...]) -> Place:
-        """`base + Σ index·stride`."""
-        view = self._view(source)
+    def _build_place(
+        self,
+        view: FlatView,
+        indices: tuple[SSAValue, ...],
+        offsets: tuple[tuple[int, SSAValue], ...],
+    ) -> Place:
+        """`base + Σ offset·stride + Σ index·stride`: what loops don't change comes first."""
         variable, constant = view.base, 0
+        for offset, run_time in offsets:
+            term = self._product(self.loops.constant(offset), run_time)
+            variable = term if variable is None else self._sum(variable, term)
         for index, stride in zip(indices, view.strides, strict=True):
             known = constant_index(index)
-            if known is not None:
+            if known == 0:
+                continue
+            if known is not None and isinstance(stride, int):
                 constant += known * stride
                 continue
-            term = index
-            if stride != 1:
-                term = self.loops.insert(arith.MuliOp(index, self.loops.constant(stride))).result
+            step = self.loops.constant(stride) if isinstance(stride, int) else stride
+            term = self._product(index, step)
             variable = term if variable is None else self.loops.add(variable, term)
         return Place(view, variable, constant)
 
+    def _product(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs * rhs`, computed once, and early where both are arguments or constants."""
+        if self._is_early(lhs) and self._is_early(rhs):
+            return self._early(arith.MuliOp, lhs, rhs)
+        return self.products.get((lhs, rhs), lambda: self.loops.mul(lhs, rhs))
+
+    def _sum(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """`lhs + rhs`, early where possible."""
+        if self._is_early(lhs) and self._is_early(rhs):
+            return self._early(arith.AddiOp, lhs, rhs)
+        return self.loops.add(lhs, rhs)
+
+    def _is_early(self, value: SSAValue) -> bool:
+        """Whether a value is known when the function's work begins."""
+        return value in self.early or constant_index(value) is not None
+
+    def _hoisted(self, value: SSAValue) -> SSAValue:
+        """An early value where all that is early can use it."""
+        known = constant_index(value)
+        return value if known is None else self.loops.constant(known)
+
+    def _early(
+        self, op: type[arith.MuliOp] | type[arith.AddiOp], lhs: SSAValue, rhs: SSAValue
+    ) -> SSAValue:
+        lhs, rhs = self._hoisted(lhs), self._hoisted(rhs)
+        key = op, lhs, rhs
+        if key not in self.early_results:
+            made = self._insert_early(op(lhs, rhs))
+            self.early_results[key] = made.result
+            self.early.add(made.result)
+        return self.early_results[key]
+
     # ------------------------------------------------------------------------------ views
 
+    def _arguments(self) -> None:
+        """Take each memref argument apart, as the native calling convention does.
+
+        A pointer comes first, then (in functions of our own making) the offset of the first element
+        where that is known only at run time, then sizes and strides that are.
+        """
+        for argument in self.originals:
+            if not isinstance(argument.type, MemRefType):
+                continue
+            if argument.type.get_num_dims():
+                self._take_apart(argument)
+            else:
+                self.views[argument] = FlatView(argument, 1, None, (), ())
+
+    def _take_apart(self, argument: BlockArgument) -> None:
+        type_ = _memref(argument.type)
+        root = self.entry.insert_arg(MemRefType(type_.element_type, []), argument.index)
+        root.name_hint = argument.name_hint
+
+        def more() -> SSAValue:
+            added = self.entry.insert_arg(IndexType(), argument.index)
+            self.early.add(added)
+            return added
+
+        unknown_offset = self.private and type_.get_offset() is None
+        base = more() if unknown_offset else None
+        sizes = tuple(more() if n == DYNAMIC_INDEX else n for n in type_.get_shape())
+        if isinstance(type_.layout, NoneAttr):
+            strides = self._row_major(sizes)
+        else:
+            strides = tuple(more() if s is None else s for s in strides_of(type_))
+        self.views[argument] = FlatView(root, _span(base, sizes, strides), base, sizes, strides)
+
+    def _row_major(self, sizes: Sequence[Number]) -> tuple[Number, ...]:
+        """The strides of a contiguous memref."""
+        strides: list[Number] = [1]
+        for size in sizes[:0:-1]:
+            last = strides[0]
+            if isinstance(size, int) and isinstance(last, int):
+                strides.insert(0, size * last)
+            elif last == 1:
+                strides.insert(0, size)
+            else:
+                strides.insert(0, self._product(self._value(size), self._value(last)))
+        return tuple(strides[-len(sizes) :])
+
+    def _value(self, number: Number) -> SSAValue:
+        return self.loops.constant(number) if isinstance(number, int) else number
+
+    def _flat(self, view: FlatView) -> SSAValue:
+        """A view of rank 1 of everything that can be reached from a view's root."""
+        if view.root not in self.flats:
+            given = [self.loops.constant(view.span)] if view.span == UNKNOWN_SPAN else []
+            extent = DYNAMIC_INDEX if given else view.span
+            type_ = MemRefType(_memref(view.root.type).element_type, [extent])
+            cast = memref.ReinterpretCastOp(view.root, [], given, [], [0], [extent], [1], type_)
+            self.flats[view.root] = self._insert_early(cast).result
+        return self.flats[view.root]
+
+    def _insert_early(self, op: OperationT) -> OperationT:
+        """Insert an op in front of the function's work."""
+        Rewriter.insert_op(op, InsertPoint.after(self.last_early))
+        self.last_early = op
+        return op
+
     def _view(self, source: SSAValue) -> FlatView:
-        """The flat view of a memref; of an argument it is made at the function's start."""
-        if source in self.views:
-            return self.views[source]
-        if not isinstance(source, BlockArgument) or source.owner is not self.entry:
+        """The flat view of a memref."""
+        if source not in self.views:
             assert isinstance(source.owner, Operation)
             refuse(source.owner, "vectors can be loaded from function arguments and panels only")
-        type_ = _memref(source.type)
-        layout = layout_of(type_)
-        flat_type = MemRefType(type_.element_type, [layout.span])
-        cast = memref.ReinterpretCastOp(source, [], [], [], [0], [layout.span], [1], flat_type)
-        view = FlatView(self.loops.insert_at_entry(cast).result, None, layout.strides)
-        self.views[source] = view
-        return view
+        return self.views[source]
 
     def _reserve(self, op: WorkspaceOp) -> None:
         """A part of the workspace as a flat view."""
@@ -344,69 +496,222 @@ class Lowering:
         flat = memref.ViewOp(
             bytes_, self.loops.constant(start), [], MemRefType(type_.element_type, [elements])
         )
-        self.views[op.result] = FlatView(
-            self.loops.insert(flat).result, None, layout_of(type_).strides
-        )
+        memory = self.loops.insert(flat).result
+        root_type = MemRefType(type_.element_type, [])
+        cast = memref.ReinterpretCastOp(memory, [], [], [], [0], [], [], root_type)
+        root = self.loops.insert(cast).result
+        layout = layout_of(type_)
+        self.flats[root] = memory
+        self.views[op.result] = FlatView(root, elements, None, layout.shape, layout.strides)
 
-    def _slice(self, op: memref.ReinterpretCastOp) -> None:
+    def _reinterpret(self, op: memref.ReinterpretCastOp) -> None:
         """A part of a panel: the same flat view from another element on."""
         source = self.views[op.source]
-        (offset,) = (int(v) for v in op.static_offsets.get_values())
+        (offset,) = _numbers(op.static_offsets, op.offsets)
+        sizes = tuple(_numbers(op.static_sizes, op.sizes))
+        strides = tuple(_numbers(op.static_strides, op.strides))
+        base = self._moved(source.base, offset)
+        self.views[op.result] = FlatView(source.root, source.span, base, sizes, strides)
+
+    def _subview(self, op: memref.SubviewOp) -> None:
+        """A part of a view: it starts elsewhere and has other sizes."""
+        source = self._view(op.source)
+        offsets = _numbers(op.static_offsets, op.offsets)
+        sizes = _numbers(op.static_sizes, op.sizes)
         base = source.base
-        if offset == DYNAMIC_INDEX:
-            distance: SSAValue | None = op.offsets[0]
-        else:
-            distance = self.loops.constant(offset) if offset else None
-        if distance is not None:
-            base = (
-                distance if base is None else self.loops.insert(arith.AddiOp(base, distance)).result
-            )
-        strides = tuple(int(v) for v in op.static_strides.get_values())
-        self.views[op.result] = FlatView(source.flat, base, strides)
+        for offset, stride in zip(offsets, source.strides, strict=True):
+            if offset == 0:
+                continue
+            if isinstance(offset, int) and isinstance(stride, int):
+                base = self._moved(base, offset * stride)
+            else:
+                base = self._moved(base, self._product(self._value(offset), self._value(stride)))
+        kept = _kept_dimensions(sizes, source.strides, _memref(op.result.type))
+        self.views[op.result] = FlatView(
+            source.root,
+            source.span,
+            base,
+            tuple(sizes[d] for d in kept),
+            tuple(source.strides[d] for d in kept),
+        )
+
+    def _moved(self, base: SSAValue | None, distance: Number) -> SSAValue | None:
+        """A view's start, moved on."""
+        if distance == 0:
+            return base
+        value = self._value(distance)
+        return value if base is None else self._sum(base, value)
+
+    def _cast(self, op: memref.CastOp) -> None:
+        """The same view; what its type knows replaces what was computed."""
+        source, type_ = self._view(op.source), _memref(op.dest.type)
+        sizes = zip(source.sizes, type_.get_shape(), strict=True)
+        strides = zip(source.strides, strides_of(type_), strict=True)
+        self.views[op.dest] = replace(
+            source,
+            sizes=tuple(have if known == DYNAMIC_INDEX else known for have, known in sizes),
+            strides=tuple(have if known is None else known for have, known in strides),
+        )
+
+    def _dim(self, op: memref.DimOp) -> None:
+        dim = constant_index(op.index)
+        if dim is None:
+            refuse(op, "the dimension must be a constant")
+        op.result.replace_all_uses_with(self._value(self._view(op.source).sizes[dim]))
+
+    # ----------------------------------------------------------------------------- threads
+
+    def _parallel(self, op: scf.ParallelOp) -> None:
+        """A parallel loop becomes OpenMP's, with a thread for each iteration.
+
+        ```mlir
+        omp.parallel num_threads(%count) { omp.wsloop nowait { omp.loop_nest ... } }
+        ```
+        """
+        (lower,), (upper,), (step,) = op.lowerBound, op.upperBound, op.step
+        count = constant_index(upper)
+        if count is None or op.initVals:
+            refuse(op, "a parallel loop must have a known number of iterations and no results")
+        threads = self.loops.insert_at_entry(arith.ConstantOp(IntegerAttr(count, i32)))
+        body = op.body.block
+        assert body.last_op is not None
+        Rewriter.replace_op(body.last_op, omp.YieldOp())
+        region = op.detach_region(op.body)
+        nest = omp.LoopNestOp(operands=[[lower], [upper], [step]], regions=[region])
+        loop = omp.WsLoopOp(
+            operands=[[] for _ in range(6)] + [None],
+            properties={"nowait": UnitAttr()},
+            regions=[Region(Block([nest]))],
+        )
+        inside = Region(Block([loop, omp.TerminatorOp()]))
+        self.loops.insert(
+            omp.ParallelOp(operands=[[], [], None, threads, [], []], regions=[inside])
+        )
+        self._block(body)
+
+    # ------------------------------------------------------------------------------- calls
+
+    def _is_ours(self, op: func.CallOp) -> bool:
+        """Whether a call passes views, which its callee takes apart."""
+        return any(value in self.views for value in op.arguments)
+
+    def _call(self, callee: str, arguments: Sequence[SSAValue]) -> None:
+        """A call of a private function: views are passed as it takes them apart."""
+        passed: list[SSAValue] = []
+        for argument in arguments:
+            if not (isinstance(argument.type, MemRefType) and argument.type.get_num_dims()):
+                passed.append(argument)
+                continue
+            view, type_ = self._view(argument), argument.type
+            passed.append(view.root)
+            if type_.get_offset() is None:
+                passed.append(self.loops.constant(0) if view.base is None else view.base)
+            for size, known in zip(view.sizes, type_.get_shape(), strict=True):
+                if known == DYNAMIC_INDEX:
+                    passed.append(self._value(size))
+            for stride, fixed in zip(view.strides, strides_of(type_), strict=True):
+                if fixed is None and not isinstance(type_.layout, NoneAttr):
+                    passed.append(self._value(stride))
+        self.loops.insert(func.CallOp(callee, passed, []))
 
     # -------------------------------------------------------------------------- signature
 
     def _signature(self) -> None:
         """Arguments become pointers; the function says what it was made for."""
-        for argument in self.entry.args:
-            if isinstance(argument.type, MemRefType) and argument.type.get_num_dims():
-                self._retype(argument)
+        for argument in self.originals:
+            if argument in self.views and self.views[argument].root is not argument:
+                if argument.first_use is not None:
+                    self._restore(argument)
+                self.entry.erase_arg(argument)
         inputs = [argument.type for argument in self.entry.args]
         outputs = self.function.function_type.outputs.data
         self.function.properties["function_type"] = FunctionType.from_lists(inputs, list(outputs))
         features = ",".join((*self.target.features, *self.target.tuning))
-        self.function.attributes["passthrough"] = ArrayAttr(
-            [
-                ArrayAttr([StringAttr("target-cpu"), StringAttr(self.target.cpu)]),
-                ArrayAttr([StringAttr("target-features"), StringAttr(features)]),
-            ]
-        )
+        passthrough = [
+            ArrayAttr([StringAttr("target-cpu"), StringAttr(self.target.cpu)]),
+            ArrayAttr([StringAttr("target-features"), StringAttr(features)]),
+        ]
+        if self.private:
+            # func.func's own words for these are lost on the way down.
+            self.function.attributes["llvm.linkage"] = llvm.LinkageAttr("internal")
+            self.function.attributes["passthrough"] = ArrayAttr(
+                [*passthrough, StringAttr("noinline")]
+            )
+        else:
+            self.function.attributes["passthrough"] = ArrayAttr(passthrough)
         del self.function.attributes[TARGET_ATTRIBUTE]
         if self.workspace_bytes:
             self.function.attributes[WORKSPACE_ATTRIBUTE] = IntegerAttr(self.workspace_bytes, i64)
 
-    def _retype(self, argument: BlockArgument) -> None:
-        """A memref argument becomes a pointer; ops that know only its old type get a view of it."""
-        type_ = _memref(argument.type)
-        pointer_type = MemRefType(type_.element_type, [])
-        position = argument.index
-        pointer = self.entry.insert_arg(pointer_type, position)
-        view = self.views.get(argument)
-        for use in list(argument.uses):
-            if view is not None and use.operation is view.flat.owner:
-                use.operation.operands[use.index] = pointer
-        if argument.first_use is not None:
-            self._restore(argument, pointer, type_)
-        self.entry.erase_arg(argument)
-
-    def _restore(self, argument: BlockArgument, pointer: SSAValue, type_: MemRefType) -> None:
+    def _restore(self, argument: BlockArgument) -> None:
         """Give other users of an argument the memref they expect."""
-        layout = layout_of(type_)
-        plain = MemRefType(type_.element_type, layout.shape, type_.layout)
+        type_, view = _memref(argument.type), self.views[argument]
         cast = memref.ReinterpretCastOp(
-            pointer, [], [], [], [0], layout.shape, layout.strides, plain
+            view.root,
+            _dynamic(() if view.base is None else (view.base,)),
+            _dynamic(view.sizes),
+            _dynamic(view.strides),
+            [0 if view.base is None else DYNAMIC_INDEX],
+            _static(view.sizes),
+            _static(view.strides),
+            type_,
         )
-        argument.replace_all_uses_with(self.loops.insert_at_entry(cast).result)
+        argument.replace_all_uses_with(self._insert_early(cast).result)
+
+
+def strides_of(type_: MemRefType) -> Sequence[int | None]:
+    """The strides of a strided memref; None for those known only at run time."""
+    strides = type_.get_strides()
+    if strides is None:
+        raise Unsupported(f"{type_} needs a strided layout")
+    return strides
+
+
+def _span(base: SSAValue | None, sizes: Sequence[Number], strides: Sequence[Number]) -> int:
+    """Elements from the root to the last one in memory, where that is known."""
+    known = [n for n in (*sizes, *strides) if isinstance(n, int)]
+    if base is not None or len(known) < 2 * len(sizes):
+        return UNKNOWN_SPAN
+    return Layout(tuple(known[: len(sizes)]), tuple(known[len(sizes) :])).span
+
+
+def _numbers(static: DenseArrayBase[I64], values: Sequence[SSAValue]) -> list[Number]:
+    """A list of static numbers with the run-time ones filled in."""
+    rest = iter(values)
+    return [next(rest) if n == DYNAMIC_INDEX else int(n) for n in static.get_values()]
+
+
+def _static(numbers: Sequence[Number]) -> list[int]:
+    return [n if isinstance(n, int) else DYNAMIC_INDEX for n in numbers]
+
+
+def _dynamic(numbers: Sequence[Number]) -> list[SSAValue]:
+    return [n for n in numbers if isinstance(n, SSAValue)]
+
+
+def _kept_dimensions(
+    sizes: Sequence[Number], strides: Sequence[Number], type_: MemRefType
+) -> tuple[int, ...]:
+    """The dimensions of a view that its type has too; the others have one element."""
+    wanted = list(zip(type_.get_shape(), strides_of(type_), strict=True))
+    found = [
+        (n if isinstance(n, int) else DYNAMIC_INDEX, s if isinstance(s, int) else None)
+        for n, s in zip(sizes, strides, strict=True)
+    ]
+    for kept in combinations(range(len(found)), len(wanted)):
+        agree = all(
+            a == x and y in (b, None)
+            for (a, b), (x, y) in zip((found[d] for d in kept), wanted, strict=True)
+        )
+        dropped = set(range(len(found))) - set(kept)
+        if agree and all(found[d][0] == 1 for d in dropped):
+            return kept
+    raise Unsupported(f"a subview can't have the type {type_}")
+
+
+def _operation(value: SSAValue) -> Operation:
+    assert isinstance(value.owner, Operation)
+    return value.owner
 
 
 def _vector(type_: Attribute) -> VectorType:

@@ -1,8 +1,8 @@
 """`plan{target=…}`: give every `nanokernel.gemm` its plan.
 
 The planner's model chooses (`nkdsl.planner`); a plan that is already written on an op is obeyed,
-or refused with the bound that it breaks. The function is marked with the target, which all later
-passes read.
+or refused with the bound that it breaks. Functions are marked with the target, which all later
+passes read; those without a product, too, so that they take their arguments as the others do.
 
 ```mlir
 nanokernel.gemm ins(...) outs(...)
@@ -11,15 +11,16 @@ nanokernel.gemm ins(...) outs(...) plan #nanokernel.plan<target = "znver5",
     instruction = "fma.f32x16", block = 8x48, lanes = n, edges = even, k_unroll = 4, ...>
 ```
 
-Options: `target`, a known target's name or `host`; `block`, `k-unroll` and `prefetch` override
-the model's choice for every gemm without a written plan.
+Options: `target`, a known target's name or `host`; `threads`, how many may share a product;
+`block`, `k-unroll` and `prefetch` override the model's choice for every gemm without a written
+plan.
 """
 
 from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import MemRefType, ModuleOp, StringAttr
+from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType, ModuleOp, StringAttr
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ParameterListType, ParameterType
@@ -34,14 +35,18 @@ from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
 
 
-def plan_gemm(op: GemmOp, target: Target, overrides: dict[str, object]) -> PlanAttr:
+def plan_gemm(
+    op: GemmOp, target: Target, overrides: dict[str, object], threads: int = 1
+) -> PlanAttr:
     """The plan of one gemm; raises `Unsupported` with the reason where there is none."""
-    for operand in op.operands:
+    for operand in op.memrefs:
         assert isinstance(operand.type, MemRefType)
-        layout_of(operand.type)
+        static = DYNAMIC_INDEX not in operand.type.get_shape()
+        if static and None not in (operand.type.get_strides() or ()):
+            layout_of(operand.type)
     problem = analyse(op)
     if op.plan is None:
-        plan = _override(find_plan(problem, target), overrides)
+        plan = _override(find_plan(problem, target, threads), overrides)
     else:
         plan = op.plan
         if plan.target.data != target.name:
@@ -54,19 +59,7 @@ def plan_gemm(op: GemmOp, target: Target, overrides: dict[str, object]) -> PlanA
 
 
 def _override(plan: PlanAttr, overrides: dict[str, object]) -> PlanAttr:
-    entries: dict[str, object] = {
-        "target": plan.target.data,
-        "instruction": plan.instruction.data,
-        "block": plan.block,
-        "lanes": plan.lanes.data,
-        "edges": plan.edges.data,
-        "k_unroll": plan.k_unroll.data,
-        "k_block": plan.k_block.data,
-        "resident": plan.resident.data,
-        "prefetch": plan.prefetch.data,
-        "pack": plan.pack.data,
-    }
-    return PlanAttr.of(**(entries | overrides))  # type: ignore[arg-type]
+    return plan.with_entries(**overrides)
 
 
 def _parse_block(option: ParameterType | ParameterListType) -> tuple[int, int]:
@@ -88,6 +81,7 @@ class PlanPass(ModulePass):
     """As 8x48. Anything else is let in by its type, to be refused in words that say how."""
     k_unroll: int | None = None
     prefetch: int | None = None
+    threads: int = 1
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Write the plans in place."""
@@ -104,10 +98,13 @@ class PlanPass(ModulePass):
             overrides["block"] = _parse_block(self.block)
         for gemm in [o for o in op.walk() if isinstance(o, GemmOp)]:
             try:
-                gemm.properties["plan"] = plan_gemm(gemm, target, overrides)
+                gemm.properties["plan"] = plan_gemm(gemm, target, overrides, self.threads)
             except Unsupported as error:
                 refuse(gemm, f"{gemm.name} can't be planned: {error}")
             _mark(gemm, target)
+        for function in [o for o in op.walk() if isinstance(o, func.FuncOp)]:
+            if not function.is_declaration:
+                function.attributes.setdefault(TARGET_ATTRIBUTE, StringAttr(target.name))
 
 
 def _mark(op: Operation, target: Target) -> None:

@@ -73,16 +73,26 @@ class RegisterBuilder:
     def load(self, access: Access, register: Register, offsets: Sequence[int]) -> SSAValue:
         """Load a register, masked where it is not full."""
         type_ = nkvector.register_type(access.type.element_type, register.lanes)
-        active = self.loops.constant(register.active) if register.masked else None
+        active = self._active(register)
         op = nkvector.LoadOp(access.memref, access.indices, type_, offsets, active)
         return self.loops.insert(op).result
+
+    def _active(self, register: Register) -> SSAValue | None:
+        """The active lanes of a register that is masked."""
+        if register.run_time is not None:
+            return register.run_time
+        return self.loops.constant(register.active) if register.masked else None
 
     def store(
         self, value: SSAValue, access: Access, register: Register, offsets: Sequence[int]
     ) -> None:
         """Store a register, masked where it is not full."""
-        active = self.loops.constant(register.active) if register.masked else None
+        active = self._active(register)
         self.loops.insert(nkvector.StoreOp(value, access.memref, access.indices, offsets, active))
+
+    def prefetch(self, access: Access, offsets: Sequence[int]) -> None:
+        """Ask for the line of an element."""
+        self.loops.insert(nkvector.PrefetchOp(access.memref, access.indices, offsets))
 
     def broadcast(self, access: Access, lanes: int, offsets: Sequence[int]) -> SSAValue:
         """Load one element into all lanes of a register."""

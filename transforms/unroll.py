@@ -31,8 +31,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, memref, scf
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects import arith, func, memref, scf, vector
+from xdsl.dialects.builtin import ModuleOp, StringAttr, VectorType
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint
@@ -44,6 +44,7 @@ from nkdsl.dialects.nanokernel import (
     BlockType,
     LoadOp,
     PackOp,
+    PrefetchOp,
     StepOp,
     StoreOp,
     WorkspaceOp,
@@ -62,6 +63,16 @@ from nkdsl.types import element_type_of
 
 def _block_type(value: SSAValue) -> BlockType:
     assert isinstance(value.type, BlockType)
+    return value.type
+
+
+def _along(block: BlockType) -> int:
+    """Elements of a block along the lanes."""
+    return block.shape[block.lanes.data == "n"]
+
+
+def _vector_type(value: SSAValue) -> VectorType:
+    assert isinstance(value.type, VectorType)
     return value.type
 
 
@@ -93,6 +104,8 @@ class OuterProduct:
     vector_ahead: tuple[int, ...]
     """How far ahead `vector` is prefetched, an offset a dimension; empty for not at all."""
     scalar_ahead: tuple[int, ...]
+    panel: Access | None = None
+    """Where the registers of `vector` are kept."""
 
     @classmethod
     def of(cls, op: StepOp, instruction: Instruction, target: Target) -> Self:
@@ -148,6 +161,8 @@ class Unroller:
         self.function = function
         self.target = target
         self.blocks: dict[SSAValue, Accumulators] = {}
+        self.tails: dict[tuple[SSAValue, int], SSAValue] = {}
+        """Active lanes of the last register, by extent and first element."""
         entry = function.body.blocks[0]
         assert entry.first_op is not None
         self.loops = LoopBuilder(entry, InsertPoint.before(entry.first_op))
@@ -180,6 +195,8 @@ class Unroller:
                 self.blocks[op.result] = self._step(op)
             case StoreOp():
                 self._store(op)
+            case PrefetchOp():
+                self._prefetch_block(op)
             case PackOp():
                 Packer(op, self.target, self.build).run()
             case scf.ForOp() if any(isinstance(a.type, BlockType) for a in op.iter_args):
@@ -293,8 +310,31 @@ class Unroller:
             self._store_sums(op, access)
             return
         positions = self._positions(access, block, accumulators.instruction)
-        for value, position in zip(accumulators.registers, positions, strict=True):
-            self._store_result(op, value, access, *position)
+        for value, (register, offsets) in zip(accumulators.registers, positions, strict=True):
+            cut = self._cut(register, _along(block), op.tail)
+            self._store_result(op, value, access, cut, offsets)
+
+    def _prefetch_block(self, op: PrefetchOp) -> None:
+        """Ask for each line of a block once."""
+        access = Access(op.memref, tuple(op.indices), op.dims.data)
+        along, across = ("n", "m") if op.block.lanes.data == "n" else ("m", "n")
+        line = self.target.caches[0].line // element_type_of(op.block.element_type).size
+        extent = dict(zip("mn", op.block.shape, strict=True))
+        for position in range(extent[across]):
+            for start in range(0, extent[along], line):
+                offsets = access.offsets(**{across: position, along: start})
+                self.loops.insert(nkvector.PrefetchOp(op.memref, op.indices, offsets))
+
+    def _cut(self, register: Register, extent: int, tail: SSAValue | None) -> Register:
+        """A register of a block with a run-time extent: the last one ends there."""
+        if tail is None or register.offset + register.lanes < extent:
+            return register
+        if (tail, register.offset) not in self.tails:
+            offset = self.loops.constant(register.offset)
+            active = arith.SubiOp(tail, offset)
+            self.loops.insert_after(tail, [active])
+            self.tails[tail, register.offset] = active.result
+        return replace(register, run_time=self.tails[tail, register.offset])
 
     def _store_result(
         self,
@@ -304,11 +344,21 @@ class Unroller:
         register: Register,
         offsets: Sequence[int],
     ) -> None:
-        """Store one register of results, added to the old ones where `op` accumulates."""
+        """Store one register of results, scaled and added to the old ones as `op` says."""
+        if op.alpha is not None:
+            value = self.loops.insert(arith.MulfOp(value, self._splat(op.alpha, value))).result
         if op.accumulate is not None:
             old = self.build.load(access, register, offsets)
             value = self.loops.insert(arith.AddfOp(old, value)).result
+        if op.beta is not None:
+            old = self.build.load(access, register, offsets)
+            beta = self._splat(op.beta, value)
+            value = self.loops.insert(nkvector.FmaOp(old, beta, value)).result
         self.build.store(value, access, register, offsets)
+
+    def _splat(self, scalar: SSAValue, like: SSAValue) -> SSAValue:
+        """A register of one value."""
+        return self.loops.insert(vector.BroadcastOp(scalar, _vector_type(like))).vector
 
     # ---------------------------------------------------------------------- horizontal sums
 
@@ -344,6 +394,14 @@ class Unroller:
                 self._dot(values, op, Register(register.offset, instruction.lanes, register.active))
             return Accumulators(tuple(values), instruction)
         product = OuterProduct.of(op, instruction, self.target)
+        if op.tail is not None:
+            extent = _along(op.block)
+            cut = tuple(self._cut(r, extent, op.tail) for r in product.registers)
+            product = replace(product, registers=cut)
+        if op.kept is not None:
+            row = product.vector.indices[product.vector.dims.index("k")]
+            panel = Access(op.kept, (row, self.loops.constant(0)), "k" + product.along)
+            product = replace(product, panel=panel)
         line = self.target.caches[0].line // instruction.operand_type.size
         for k in range(depth):
             self.loops.insert(nkvector.FenceOp())
@@ -378,8 +436,12 @@ class Unroller:
                     self._multiply(values, slot, loaded, element)
 
     def _vector(self, product: OuterProduct, register: Register, k: int) -> SSAValue:
-        offsets = product.vector.offsets(**{product.along: register.offset, "k": k})
-        return self.build.load(product.vector, register, offsets)
+        offsets = {product.along: register.offset, "k": k}
+        value = self.build.load(product.vector, register, product.vector.offsets(**offsets))
+        if product.panel is not None:
+            whole = replace(register, active=register.lanes, run_time=None)
+            self.build.store(value, product.panel, whole, product.panel.offsets(**offsets))
+        return value
 
     def _scalar(self, product: OuterProduct, position: int, k: int) -> SSAValue:
         offsets = product.scalar.offsets(**{product.across: position, "k": k})

@@ -35,6 +35,7 @@ LOWER_TO_LLVM = (
     "--finalize-memref-to-llvm",
     "--convert-cf-to-llvm",
     "--convert-func-to-llvm=use-bare-ptr-memref-call-conv",
+    "--convert-openmp-to-llvm",
     "--convert-arith-to-llvm",
     "--reconcile-unrealized-casts",
     "--canonicalize",

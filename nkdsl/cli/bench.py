@@ -2,13 +2,14 @@
 
 import argparse
 
-from nkdsl.bench import blocks, micro
+from nkdsl.bench import blocks, gemm, micro
 
 SUITES = {
     "micro": (
         micro,
         "single microkernels, in cache, one thread, against the peak and every peer",
     ),
+    "gemm": (gemm, "whole products, on one thread or several, against every BLAS found here"),
     "blocks": (blocks, "the planner's model against measurement: many plans of one product"),
 }
 """Every suite's module with its line of help."""

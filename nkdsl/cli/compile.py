@@ -2,7 +2,8 @@
 
 Levels of MLIR and text go to standard output, code to a file named after the program, unless `-o`
 says otherwise. All functions of the program are compiled; each is exported by its name and takes
-one pointer a memref (and one to the workspace where a factor is packed: see `--header`).
+one pointer a memref, followed by the sizes and strides that its type leaves open (and a pointer to
+the workspace where a factor is packed): see `--header`.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from xdsl.dialects.builtin import ModuleOp
 
 from nkdsl.backends import linker, mlir, native
 from nkdsl.cli.output import STDOUT, write_file
+from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
 from nkdsl.frontend import load, make_context, to_text
 from nkdsl.pipeline import LEVELS, lower
 from nkdsl.runtime.signature import Signature, read_signature
+from nkdsl.runtime.threads import resolve_threads
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
 from nkdsl.transforms.lower_to_upstream import workspace_bytes
@@ -42,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to; - is standard output, the default of text"
     )
+    add_threads(parser)
     parser.add_argument("--header", metavar="FILE", help="also write the C declarations")
 
 
@@ -51,8 +55,12 @@ def main(arguments: argparse.Namespace) -> int:
     context = make_context()
     module = load(Path(arguments.file), context)
     signatures = _signatures(module)
-    header = _header(module.clone(), context, target, signatures) if arguments.header else None
-    lower(module, context, target, end=MLIR_LEVELS.get(arguments.emit, "upstream"))
+    threads = resolve_threads(arguments.threads)
+    header = None
+    if arguments.header:
+        header = _header(module.clone(), context, target, signatures, threads)
+    end = MLIR_LEVELS.get(arguments.emit, "upstream")
+    lower(module, context, target, end=end, threads=threads)
     module.verify()
     content = _emit(arguments.emit, to_text(module), target)
     _write(content, arguments.output or _default_output(arguments))
@@ -100,15 +108,20 @@ def _write(content: str | bytes, output: str) -> None:
 
 
 def _header(
-    module: ModuleOp, context: Context, target: Target, signatures: tuple[Signature, ...]
+    module: ModuleOp,
+    context: Context,
+    target: Target,
+    signatures: tuple[Signature, ...],
+    threads: int,
 ) -> str:
     """C declarations of a program, which is lowered all the way to learn its workspaces."""
-    lower(module, context, target)
+    lower(module, context, target, threads=threads)
     functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
     sizes = {function.sym_name.data: workspace_bytes(function) for function in functions}
     declarations = "\n".join(s.declaration(sizes[s.symbol]) for s in signatures)
+    include = "#include <stdint.h>\n\n" if "int64_t" in declarations else ""
     return f"""#pragma once
-#ifdef __cplusplus
+{include}#ifdef __cplusplus
 extern "C" {{
 #endif
 

@@ -9,9 +9,11 @@ from xdsl.dialects.builtin import ModuleOp
 
 from nkdsl.bench.ours import mlir_text
 from nkdsl.bench.problem import Row, parse_row
+from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
 from nkdsl.explain import explain_module
 from nkdsl.frontend import load, make_context
+from nkdsl.runtime.threads import resolve_threads
 from nkdsl.targets import get_target
 from nkdsl.types import element_type
 
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="C += A·B (the default) or C = A·B",
     )
+    add_threads(parser)
     parser.add_argument(
         "--measure", action="store_true", help="also run it here and measure its share of peak"
     )
@@ -45,7 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Plan and explain."""
     target = get_target(arguments.target)
     module = _module(arguments)
-    sys.stdout.write(explain_module(module, target))
+    threads = resolve_threads(arguments.threads)
+    sys.stdout.write(explain_module(module, target, threads=threads))
     if arguments.measure:
         from nkdsl.cli.run import measured
 

@@ -1,14 +1,16 @@
 """`nkdsl run FILE`: compile, run on random data, check against numpy, report the speed.
 
 The machine code runs once on fresh data, and every argument must lie within the error bound of
-numpy's result in a wider type. Then the peak loop, the kernel and numpy take turns, each on one
-thread; shares and ratios are medians over turns (`nkdsl.bench.timing`).
+numpy's result in a wider type; where sizes are known only at run time, it runs on many shapes
+(`cli.shapes`), and speed is measured for some square ones. Then the peak loop, the kernel and numpy
+take turns, each on one thread unless `--threads` says otherwise; shares and ratios are medians over
+turns (`nkdsl.bench.timing`).
 """
 
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from nkdsl.bench.timing import (
     Timings,
     take_turns,
 )
-from nkdsl.cli.reference import Reference, make_arrays, make_reference
+from nkdsl.cli.reference import Reference, make_arguments, make_reference
+from nkdsl.cli.shapes import Open
+from nkdsl.cli.threads import add_threads
 from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.frontend import load, make_context
 from nkdsl.runtime.kernel import Kernel
@@ -55,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
     parser.add_argument("--function", help="which function, where the program has several")
     parser.add_argument("--seed", type=int, default=0, help="of the random data; default: 0")
+    add_threads(parser)
     parser.add_argument(
         "--rounds", type=int, default=ROUNDS, help=f"turns of timing, 0 for none; default: {ROUNDS}"
     )
@@ -67,22 +72,31 @@ def main(arguments: argparse.Namespace) -> int:
         raise Unsupported(f"nothing to run: {obstacle}; nkdsl compile works for any target")
     context = make_context()
     module = load(Path(arguments.file), context)
-    kernel = compile_source(module, target, function=arguments.function)
+    kernel = compile_source(module, target, function=arguments.function, threads=arguments.threads)
     reference = make_reference(module, kernel.signature, context)
     print(f"{kernel.c_declaration.removesuffix(';')}  for {target.name}")
     for line in _plans(kernel, reference):
         print(f"  kernel  {line}")
-    arrays = make_arrays(kernel.signature, arguments.seed)
-    print(f"  check   {_check(kernel, reference, arrays)}", flush=True)
-    if arguments.rounds > 0:
-        for line in _speed(kernel, reference, arrays, target, arguments.rounds):
-            print(f"  speed   {line}")
+    shapes = Open.of(kernel.signature)
+    if shapes.groups:
+        print(f"  check   {_check_many(kernel, reference, shapes, arguments.seed)}", flush=True)
+        cases = [
+            (f"{size}: ", make_arguments(kernel.signature, arguments.seed, chosen))
+            for size, chosen in shapes.squares()
+        ]
+    else:
+        arrays = make_arguments(kernel.signature, arguments.seed)
+        print(f"  check   {_check(kernel, reference, arrays)}", flush=True)
+        cases = [("", arrays)]
+    for label, arrays in cases if arguments.rounds > 0 else ():
+        for line in _speed(kernel, reference, arrays, target, arguments.rounds, arguments.threads):
+            print(f"  speed   {label}{line}", flush=True)
     return 0
 
 
 def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
     """One line a product: its size, and the plan that serves it."""
-    problems = [f"{p.problem}  " for p in reference.products or ()]
+    problems = [f"{p.size}  " for p in reference.products or ()]
     if len(problems) != len(kernel.plans):
         problems = [""] * len(kernel.plans)
     for problem, plan in zip(problems, kernel.plans, strict=True):
@@ -92,8 +106,28 @@ def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
 # -------------------------------------------------------------------------------------- check
 
 
-def _check(kernel: Kernel, reference: Reference, arrays: Sequence[Array]) -> str:
+def _check(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> str:
     """Call the kernel once; says how near it came to numpy."""
+    checked, worst = _compare(kernel, reference, arrays)
+    return f"{checked} elements agree with numpy; largest error {worst:.2g} of the bound"
+
+
+def _check_many(kernel: Kernel, reference: Reference, shapes: Open, seed: int) -> str:
+    """Call the kernel on many shapes; says how near it came to numpy."""
+    count, checked, worst = 0, 0, 0.0
+    for chosen in shapes.tried(kernel.plans):
+        elements, share = _compare(
+            kernel, reference, make_arguments(kernel.signature, seed + count, chosen)
+        )
+        count, checked, worst = count + 1, checked + elements, max(worst, share)
+    return (
+        f"{checked} elements of {count} shapes agree with numpy; "
+        f"largest error {worst:.2g} of the bound"
+    )
+
+
+def _compare(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> tuple[int, float]:
+    """Call the kernel once; how many elements it wrote, and the largest share of a bound used."""
     expected = reference.expect(arrays)
     before = [array.tobytes() for array in arrays]
     kernel(*arrays)
@@ -101,12 +135,12 @@ def _check(kernel: Kernel, reference: Reference, arrays: Sequence[Array]) -> str
     for position, parameter in enumerate(kernel.signature.parameters):
         array = arrays[position]
         if not parameter.written:
-            if array.tobytes() != before[position]:
+            if isinstance(array, np.ndarray) and array.tobytes() != before[position]:
                 raise WrongAnswer(f"argument '{parameter.name}' was changed, but is only read")
             continue
         share = _error(parameter.name, array, expected.arrays[position], expected.bounds[position])
         checked, worst = checked + array.size, max(worst, share)
-    return f"{checked} elements agree with numpy; largest error {worst:.2g} of the bound"
+    return checked, worst
 
 
 def _error(name: str, array: Array, wanted: Array, bound: Array) -> float:
@@ -118,11 +152,16 @@ def _error(name: str, array: Array, wanted: Array, bound: Array) -> float:
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise WrongAnswer(
-            f"wrong answer: {int(wrong.sum())} of {wrong.size} elements of '{name}' are off, "
+            f"wrong answer: {int(wrong.sum())} of {wrong.size} elements of '{name}' are off"
+            f"{_shape_text(array.shape)}, "
             f"for example {index}: {array[index]} instead of {wanted[index]}; this is a bug in "
             "nkdsl, please report it with the program"
         )
     return float(np.max(error / np.maximum(bound, np.finfo(bound.dtype).tiny)))
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return f" (shape {'x'.join(map(str, shape))})" if shape else ""
 
 
 # -------------------------------------------------------------------------------------- speed
@@ -134,10 +173,12 @@ def measured(module: ModuleOp, target: Target) -> str:
         return f"not on this machine: {obstacle}"
     kernel = compile_source(module, target)
     reference = make_reference(module, kernel.signature, make_context())
-    if not reference.flops or reference.element is None:
+    arguments = _typical_arguments(kernel)
+    flops = reference.flops(arguments)
+    if not flops or reference.element is None:
         return "nothing to time: the products are empty, or not all of one type"
     peak = target_peak(reference.element, target).contender()
-    ours = _ours(kernel, make_arrays(kernel.signature), reference.flops)
+    ours = _ours(kernel, arguments, flops)
     timings = _steadiest([peak, ours], ROUNDS)
     share, rate = timings.ratio(OURS, PEAK), timings.gflops(OURS).median
     return (
@@ -146,11 +187,23 @@ def measured(module: ModuleOp, target: Target) -> str:
     )
 
 
+def _typical_arguments(kernel: Kernel) -> tuple[Any, ...]:
+    """Arguments; what is open has the largest size that is measured."""
+    shapes = Open.of(kernel.signature)
+    *_, (_, largest) = shapes.squares()
+    return make_arguments(kernel.signature, shapes=largest)
+
+
 def _speed(
-    kernel: Kernel, reference: Reference, arrays: Sequence[Array], target: Target, rounds: int
+    kernel: Kernel,
+    reference: Reference,
+    arrays: Sequence[Any],
+    target: Target,
+    rounds: int,
+    threads: int,
 ) -> Iterator[str]:
     """Lines that say how fast the kernel is, and how fast everything beside it."""
-    flops = reference.flops
+    flops = reference.flops(arrays)
     if flops == 0:
         yield "nothing to time: the products are empty"
         return
@@ -160,7 +213,7 @@ def _speed(
     if reference.products is not None:
         numpys = tuple(array.copy() for array in arrays)
         contenders.append(PythonContender(NUMPY, lambda: reference.run(numpys), flops or 0))
-    with one_blas_thread():
+    with one_blas_thread() if threads == 1 else nullcontext():
         timings = _steadiest(contenders, rounds)
     if flops is None:
         yield f"{timings.ns(OURS).median / 1000:.2f} µs a call"
@@ -168,7 +221,8 @@ def _speed(
     yield _line(OURS, timings, _of_peak(timings, contenders[0]))
     if NUMPY in timings.series:
         ratio = timings.ratio(OURS, NUMPY)
-        yield _line(NUMPY, timings, f"nkdsl runs {ratio.median:.2f} times as fast, one thread each")
+        beside = "one thread each" if threads == 1 else f"{threads} threads beside numpy's own"
+        yield _line(NUMPY, timings, f"nkdsl runs {ratio.median:.2f} times as fast, {beside}")
     if unsteadiness(timings) >= STEADY:
         yield (
             f"(other work disturbed this: quartiles are {unsteadiness(timings):.0%} apart; "
@@ -204,12 +258,13 @@ def _of_peak(timings: Timings, peak: Contender) -> str:
     return f"{share:.1%} of the peak of {peak.detail}, {rate:.1f} GF/s beside it"
 
 
-def _ours(kernel: Kernel, arrays: Sequence[Array], flops: int) -> Contender:
-    pointers = [array.ctypes.data for array in arrays]
+def _ours(kernel: Kernel, arrays: Sequence[Any], flops: int) -> Contender:
+    values = kernel.signature.check(arrays)
+    pointers = [value for value in values if isinstance(value, int)]
     workspace = thread_workspace(kernel.workspace_bytes)
     if kernel.workspace_bytes:
         pointers.append(workspace.ctypes.data)
-    if len(pointers) > MAX_ARITY:
+    if len(pointers) > MAX_ARITY or any(isinstance(value, float) for value in values):
         return PythonContender(OURS, lambda: kernel(*arrays), flops)
     keep = (kernel, arrays, workspace)
     return NativeContender(OURS, kernel.address, tuple(pointers), flops, keep=keep)

@@ -28,7 +28,7 @@ from nkdsl.dialects.nanokernel import PlanAttr
 from nkdsl.planner.problem import Problem, Role
 from nkdsl.planner.registers import Tile, block_tile
 from nkdsl.planner.split import Run, even_split, even_split_lanes
-from nkdsl.targets.model import Instruction, Target
+from nkdsl.targets.model import Cache, Instruction, Target
 
 SCHEDULING_SLACK = 1.0
 """Cycles added to an instruction's latency: chains wait for a port now and then."""
@@ -36,10 +36,13 @@ SCHEDULING_SLACK = 1.0
 OUTER_CACHE_SHARE = 0.6
 """What of an outer cache can be counted on: it is indexed by physical pages, which collide."""
 
-HARDWARE_STREAMS = 16
-"""Rows that a hardware prefetcher follows at once (one a page)."""
+HARDWARE_STREAMS = 8
+"""Rows that a hardware prefetcher follows at once (one a page) without losing any."""
 
-UNSTREAMED_SHARE = 0.85
+STREAM_PIECE = 512
+"""Bytes of a row after which a core must visit the next one, to keep all of them streaming."""
+
+UNSTREAMED_SHARE = 0.7
 """The share of the rate that is left when it follows none."""
 
 PAGE = 4096
@@ -48,6 +51,17 @@ PAGE = 4096
 PIECE_CYCLES = 2.0
 """Lost on each separate piece of memory that a block of the result is loaded from and stored to:
 stores to many places delay loads from addresses that agree with theirs within a page."""
+
+NOT_OVERLAPPED = 0.25
+"""The part of the arrival of operands, or of the work on them, that the other one does not hide."""
+
+FAR_MISS_CYCLES = (15.0, 40.0)
+"""Lost on a line from the last cache, and from memory, whose row nothing foresaw: their latencies
+of about 200 and 400 cycles, of which the core bears ten at a time."""
+
+FAR_STEP = 1.08
+"""A step takes this much longer where a factor read in place arrives from beyond L2, whatever was
+asked for: 6 to 12 % were measured at 768³, 1000³ and 2047x2049x257 on Zen 4."""
 
 LOOP_MICRO_OPS = 3
 """Counter, compare-and-branch, one pointer."""
@@ -115,12 +129,15 @@ class Cost:
     """Cycles spent packing in one walk."""
     useful: float
     """Cycles that the FMA units need at least for the product's own operations."""
+    arrival: float = 0.0
+    """Cycles that it takes at least until every operand has arrived once."""
 
     @cached_property
     def cycles(self) -> float:
         """Cycles of the whole product."""
         walk = sum(call.cycles * call.count for call in self.calls)
-        return self.repeats * (self.packing + self.chunks * walk)
+        work = self.repeats * (self.packing + self.chunks * walk)
+        return max(self.arrival, work) + NOT_OVERLAPPED * min(self.arrival, work)
 
     @property
     def share_of_peak(self) -> float:
@@ -142,6 +159,8 @@ def chunk_depth(problem: Problem, plan: PlanAttr) -> int:
 
 
 Runs = tuple[Run, ...]
+
+FACTORS: tuple[Role, ...] = ("lhs", "rhs")
 
 
 def split_block(
@@ -188,21 +207,53 @@ def factor_source(
 ) -> Source:
     """Where a factor comes from under a plan."""
     level = source_level(problem, target, plan, role)
-    few_rows = chunk_depth(problem, plan) <= HARDWARE_STREAMS
+    few_rows = _streams(problem, plan, role)
     streamed = STREAMED.get(plan.lanes.data)
     rate = bytes_per_cycle(target, level)
     # Hardware foresees what is read from end to end: both factors with lanes along k, and a factor
-    # read once in panels that lie within a page. The plan foresees the factor that it streams.
+    # read once in panels that lie within a page. The plan foresees the factor that it streams,
+    # but asks for it only as far ahead as L2 is away.
     foreseen = streamed is None or (
         uses(problem, plan, role) <= 1 and _panel_span(problem, plan, role) <= PAGE
     )
-    foreseen |= streamed == role and (few_rows or plan.prefetch.data > 0)
+    foreseen |= streamed == role and (few_rows or (plan.prefetch.data > 0 and level <= 1))
     foreseen |= asks_for_next_reduction(problem, plan, role) is not None
-    lost = 0.0 if foreseen or not level else target.miss_cycles * bytes_per_cycle(target, 1) / rate
+    lost = 0.0 if foreseen or not level else cycles_a_miss(problem, target, plan, role, level)
     # Beyond L2 only the hardware's streams reach the full rate, and it follows a limited number.
-    share = UNSTREAMED_SHARE if level > 1 and streamed == role and not few_rows else 1.0
+    lost_streams = level > 1 and streamed in (None, role) and not few_rows
+    share = UNSTREAMED_SHARE if lost_streams else 1.0
     lines = _lines_a_load(problem, instruction, plan, role, target.caches[0].line)
     return Source(level, rate * share, lines, lost)
+
+
+def _streams(problem: Problem, plan: PlanAttr, role: Role) -> bool:
+    """Whether the rows of a factor that a plan walks along are so few that hardware follows all.
+
+    With lanes along k they lie side by side in a microkernel. Else a part of the reduction is so
+    short that the next block continues its rows, and each must be visited again soon.
+    """
+    if plan.lanes.data == "k":
+        return _panel_width(problem, plan, role)[1] <= HARDWARE_STREAMS
+    piece = _panel_width(problem, plan, role)[1] * problem.operand.size
+    return chunk_depth(problem, plan) <= HARDWARE_STREAMS and piece <= STREAM_PIECE
+
+
+def cycles_a_miss(
+    problem: Problem, target: Target, plan: PlanAttr, role: Role, level: int
+) -> float:
+    """Cycles lost on a line that arrives from a cache unasked.
+
+    Of a factor that a microkernel walks along in rows of a few lines each, hardware foresees
+    nothing: L2 is near enough, but what is beyond makes the core wait.
+    """
+    streamed = STREAMED.get(plan.lanes.data) == role
+    if streamed and plan.blocked and plan.prefetch.data:
+        return 0.0
+    walked = streamed or problem.stride(role, "k") != 1
+    if level >= 2 and walked:
+        return FAR_MISS_CYCLES[min(level, 3) - 2]
+    rate = bytes_per_cycle(target, level)
+    return target.miss_cycles * bytes_per_cycle(target, 1) / rate
 
 
 def asks_for_next_reduction(problem: Problem, plan: PlanAttr, role: Role) -> int | None:
@@ -250,18 +301,78 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
         for column_run in columns:
             tile = block_tile(row_run.size, column_run.size, plan.lanes.data, instruction, target)
             element = problem.operand.size * tile.depth
-            panels = (lhs, row_run.size * element), (rhs, column_run.size * element)
-            step = _step(target, plan, instruction, tile, panels)
+            panels = (
+                (lhs, moved_in_a_step(problem, target, plan, "lhs", row_run.size * element)),
+                (rhs, moved_in_a_step(problem, target, plan, "rhs", column_run.size * element)),
+            )
+            step = step_of(target, plan, instruction, tile, panels)
             cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
+            if max(lhs.level, rhs.level) > 1:
+                cycles *= FAR_STEP
             cycles += _result_pieces(problem, plan, row_run.size, column_run.size) * PIECE_CYCLES
             calls.append(Call(row_run, column_run, tile, step, cycles))
     return Cost(
         calls=tuple(calls),
         repeats=problem.outer_trips("b", "m", "n"),
         chunks=chunks,
-        packing=packing_cycles(problem, target, plan, instruction),
+        packing=packing_cycles(problem, target, plan, instruction)
+        + first_touch_cycles(problem, target, plan),
         useful=problem.flops / (instruction.flops * instruction.per_cycle),
+        arrival=_arrival(problem, target, plan),
     )
+
+
+def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> float:
+    """Lost when a factor that is loaded as registers, in place, first comes from beyond L2.
+
+    Its rows are too many for hardware to follow; how often blocks use them later doesn't help.
+    """
+    role = STREAMED.get(plan.lanes.data)
+    if role is None or plan.packs(role) or _streams(problem, plan, role):
+        return 0.0
+    if plan.blocked and plan.prefetch.data:
+        return 0.0
+    size = problem.extent("k") * problem.extent("m" if role == "lhs" else "n")
+    size *= problem.operand.size
+    level = cache_level(target, size * problem.outer_trips("b", "m", "n"))
+    kind, width = _panel_width(problem, plan, role)
+    contiguous = problem.stride(role, "k") == width or problem.extent(kind) <= width
+    if level < 2 or contiguous:
+        return 0.0
+    return size / target.caches[0].line * FAR_MISS_CYCLES[min(level, 3) - 2]
+
+
+def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
+    """Cycles until every element of the factors has come once from where a call finds it."""
+    sizes = {
+        role: problem.operand.size
+        * math.prod(
+            size
+            for size, stride in zip(problem.sizes, problem.operand_named(role).strides, strict=True)
+            if stride
+        )
+        for role in FACTORS
+    }
+    level = cache_level(target, sum(sizes.values()))
+    if level <= 1:
+        return 0.0
+    rate = bytes_per_cycle(target, level)
+    return sum(
+        size / (rate * (1.0 if _streams(problem, plan, role) else UNSTREAMED_SHARE))
+        for role, size in sizes.items()
+    )
+
+
+def moved_in_a_step(problem: Problem, target: Target, plan: PlanAttr, role: Role, size: int) -> int:
+    """Bytes that a factor, of which a step uses `size`, brings along from an outer cache.
+
+    A broadcast factor that lies along its rows or columns brings a whole line, or two, each step.
+    """
+    broadcast = STREAMED.get(plan.lanes.data) not in (None, role)
+    if not broadcast or plan.packs(role) or problem.stride(role, "k") == 1:
+        return size
+    line = target.caches[0].line
+    return (-(-size // line) + 1) * line if size % line else size
 
 
 def _call_cycles(
@@ -300,7 +411,7 @@ def _horizontal_sum_cycles(tile: Tile, target: Target, instruction: Instruction)
     return 2.0 * tile.instructions / target.shuffles_per_cycle + 2.0 * instruction.latency
 
 
-def _step(
+def step_of(
     target: Target,
     plan: PlanAttr,
     instruction: Instruction,
@@ -339,22 +450,22 @@ def _lines_a_load(
 def source_level(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> int:
     """The cache (0 is L1) from which a factor's elements come in the steps; one more for memory."""
     level = cache_level(target, reuse_distance(problem, plan, role))
-    if level == 0 and _conflicts(problem, target, plan, role):
-        return 1
+    while level < len(target.caches) and _conflicts(problem, target.caches[level], plan, role):
+        level += 1
     return level
 
 
-def _conflicts(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> bool:
-    """Whether a factor's panel falls on too few sets of L1 to stay there.
+def _conflicts(problem: Problem, cache: Cache, plan: PlanAttr, role: Role) -> bool:
+    """Whether a factor's panel falls on too few sets of a cache to stay there.
 
     Rows that lie a multiple of a power of two apart share sets, however small the panel is.
     """
     if plan.pack.data == role:
         return False
     kind, width = _panel_width(problem, plan, role)
-    extents = {kind: width, "k": problem.extent("k")}
+    extents = {kind: width, "k": min(problem.extent("k"), chunk_depth(problem, plan))}
     across, along = sorted((kind, "k"), key=lambda k: -problem.stride(role, k))
-    size, cache = problem.operand.size, target.caches[0]
+    size = problem.operand.size
     lines_a_row = -(-extents[along] * problem.stride(role, along) * size // cache.line)
     sets = cache.size // (cache.line * cache.ways)
     distance = problem.stride(role, across) * size

@@ -9,11 +9,11 @@ In: one gemm op. Out: a `Problem`. Imports: our dialects, `nkdsl.types`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from xdsl.dialects.builtin import MemRefType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType
 from xdsl.ir.affine import AffineMap
 
 from nkdsl.dialects.nanokernel import GemmOp, iterator_names, linear_coefficients
@@ -25,6 +25,10 @@ Role = Literal["lhs", "rhs", "out"]
 
 OWNER: dict[str, tuple[Role, ...]] = {"m": ("lhs", "out"), "n": ("rhs", "out"), "k": ("lhs", "rhs")}
 """Which operands a block's dimension of a kind lies on."""
+
+
+SCALES = (24, 48, 96, 192, 384, 768, 1536)
+"""What an extent known only at run time is planned as: a plan must be good for all of these."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Problem:
     """Whether the sums start at zero instead of at the result's old values."""
     inner: tuple[int | None, int | None, int | None]
     """The iterators m, n and k of a block; None where the product has none of a kind."""
+    dynamic: frozenset[int] = frozenset()
+    """The iterators whose extent is known only at run time; here it is the last of `SCALES`."""
+    scales: tuple["Problem", ...] = ()
+    """The same product with each of `SCALES` for those extents, where there are any."""
 
     def extent(self, kind: str) -> int:
         """Extent of the inner iterator of a kind; 1 where there is none."""
@@ -116,16 +124,22 @@ def analyse(op: GemmOp) -> Problem:
     """The problem that a gemm states.
 
     Raises:
-        Unsupported: for sizes or strides known only at run time, element types outside the
-            table, and layouts in which no iterator of a kind indexes a dimension alone.
+        Unsupported: for element types outside the table, and layouts in which no iterator of a kind
+            indexes a dimension alone.
     """
-    kinds, sizes = op.kinds, op.sizes
-    if -1 in sizes:
-        raise Unsupported(
-            "sizes known only at run time are not supported yet; give every dimension an extent"
-        )
+    dynamic = frozenset(p for p, size in enumerate(op.sizes) if size < 0)
+    largest = _analyse(op, SCALES[-1])
+    if not dynamic:
+        return largest
+    return replace(largest, dynamic=dynamic, scales=tuple(_analyse(op, s) for s in SCALES))
+
+
+def _analyse(op: GemmOp, scale: int) -> Problem:
+    """The problem with some extent in place of those known only at run time."""
+    kinds = op.kinds
+    sizes = tuple(scale if size < 0 else size for size in op.sizes)
     lhs, rhs, out = (
-        _operand(operand.type, map_)
+        _operand(operand.type, map_, scale)
         for operand, map_ in zip((op.lhs, op.rhs, op.out), op.indexing_maps[:3], strict=True)
     )
     operand_types = [element_type_of(_memref(v.type).element_type) for v in (op.lhs, op.rhs)]
@@ -155,19 +169,31 @@ def _memref(type_: object) -> MemRefType:
     return type_
 
 
-def _operand(type_: object, map_: AffineMap) -> Operand:
+def _operand(type_: object, map_: AffineMap, scale: int) -> Operand:
     memref = _memref(type_)
-    memref_strides = memref.get_strides()
-    if memref_strides is None or None in memref_strides:
-        raise Unsupported(f"{memref} needs a static strided layout")
+    memref_strides = _strides(memref, scale)
     linear = [linear_coefficients(r, map_.num_dims) for r in map_.results]
     coefficients = [entry[0] for entry in linear if entry is not None]
     strides = [0] * map_.num_dims
     for row, stride in zip(coefficients, memref_strides, strict=True):
-        assert stride is not None
         for position, factor in enumerate(row):
             strides[position] += factor * stride
     return Operand(tuple(strides), _lone_dims(coefficients, map_.num_dims))
+
+
+def _strides(memref: MemRefType, scale: int) -> tuple[int, ...]:
+    """Strides in elements; those known only at run time are what a contiguous memref has."""
+    strides = memref.get_strides()
+    if strides is None:
+        raise Unsupported(f"{memref} needs a strided layout")
+    shape = [scale if n == DYNAMIC_INDEX else n for n in memref.get_shape()]
+    order = sorted(range(len(shape)), key=lambda d: (strides[d] is None, -d))
+    found: dict[int, int] = {}
+    for d in order:
+        known = strides[d]
+        inner = max((found[e] * shape[e] for e in found), default=1)
+        found[d] = max(inner, 2) if known is None else known
+    return tuple(found[d] for d in range(len(shape)))
 
 
 def _lone_dims(coefficients: Sequence[Sequence[int]], num_dims: int) -> tuple[int | None, ...]:

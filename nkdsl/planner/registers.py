@@ -7,6 +7,8 @@ the factor that is kept while the other passes by, and one register of the passi
 from dataclasses import dataclass
 from functools import cache
 
+from xdsl.ir import SSAValue
+
 from nkdsl.targets.model import Instruction, Target
 
 
@@ -20,11 +22,13 @@ class Register:
     """Its width in elements."""
     active: int
     """Elements used; fewer than `lanes` only in a masked tail."""
+    run_time: SSAValue | None = None
+    """Elements used, where that is known only at run time."""
 
     @property
     def masked(self) -> bool:
         """Whether loads and stores of it need a mask."""
-        return self.active < self.lanes
+        return self.active < self.lanes or self.run_time is not None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from itertools import product
 
 from nkdsl.dialects.nanokernel import PlanAttr
 from nkdsl.errors import Unsupported
+from nkdsl.planner.blocking import blocked_plans, predict_blocked
 from nkdsl.planner.cost import (
     HARDWARE_STREAMS,
     STREAMED,
@@ -21,7 +22,7 @@ from nkdsl.planner.cost import (
     predict,
     split_block,
 )
-from nkdsl.planner.problem import Problem
+from nkdsl.planner.problem import SCALES, Problem
 from nkdsl.planner.registers import block_tile
 from nkdsl.targets.model import Instruction, Target
 
@@ -34,6 +35,10 @@ LOOP_SHARE = 0.0075
 
 STRAIGHT_LINE = 512
 """Micro-operations worth unrolling fully: beyond, the code only takes longer to compile."""
+
+
+FINALISTS = 24
+"""Plans for run-time sizes, the best for large ones, that are compared at all scales."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,84 @@ def layouts(problem: Problem) -> tuple[Layout, ...]:
     return tuple(found)
 
 
-def find_plan(problem: Problem, target: Target) -> PlanAttr:
+def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
     """The plan with the smallest predicted time; raises `Unsupported` where there can be none."""
     instruction = target.instruction_for(problem.operand, problem.accumulator)
+    if problem.dynamic:
+        return _find_dynamic(problem, target, instruction).with_entries(threads=threads)
+    if threads > 1 and (shared := _find_shared(problem, target, instruction, threads)) is not None:
+        return shared
     best: tuple[float, PlanAttr] | None = None
     for plan in candidates(problem, target, instruction):
-        cycles = predict(problem, target, plan).cycles
+        cycles = cost_of(problem, target, plan).cycles
         if best is None or cycles < best[0]:
             best = cycles, plan
     assert best is not None
     return best[1]
 
 
+def _find_dynamic(problem: Problem, target: Target, instruction: Instruction) -> PlanAttr:
+    """The plan that is best on average, in shares of the peak, for run-time sizes of all scales."""
+    plans = [
+        plan
+        for plan in _blocked_candidates(problem, target, instruction)
+        if plan.pack.data != "none" and plan.m_block.data and plan.n_block.data
+    ]
+    plans.sort(key=lambda plan: predict_blocked(problem, target, plan).cycles)
+    found = [_with_threshold(problem, target, plan) for plan in plans[:FINALISTS]]
+    return max(found, key=lambda pair: pair[1])[0]
+
+
+def _with_threshold(problem: Problem, target: Target, plan: PlanAttr) -> tuple[PlanAttr, float]:
+    """A plan with the scale from which on it packs, and its mean share of the peak."""
+    in_place = plan.with_entries(pack="none")
+    shares = [
+        (
+            predict_blocked(scale, target, in_place).share_of_peak,
+            predict_blocked(scale, target, plan).share_of_peak,
+        )
+        for scale in problem.scales
+    ]
+    means = []
+    for first in range(len(shares) + 1):
+        used = [pair[number >= first] for number, pair in enumerate(shares)]
+        means.append((math.prod(used), first))
+    share, first = max(means)
+    threshold = SCALES[first] if first < len(shares) else 1 << 30
+    return plan.with_entries(pack_from=threshold), share
+
+
+SHARED_STEPS = 1 << 18
+"""Multiplications from which on threads share a product: with fewer, starting them takes longer."""
+
+
+def _find_shared(
+    problem: Problem, target: Target, instruction: Instruction, threads: int
+) -> PlanAttr | None:
+    """The best plan that several threads can share; None for a product too small to be shared.
+
+    It is the best one for a single thread's part of the product.
+    """
+    if problem.flops < 2 * SHARED_STEPS:
+        return None
+    best: tuple[float, PlanAttr] | None = None
+    for plan in _blocked_candidates(problem, target, instruction):
+        cycles = predict_blocked(problem, target, plan).cycles
+        if best is None or cycles < best[0]:
+            best = cycles, plan
+    return None if best is None else best[1].with_entries(threads=threads)
+
+
+def cost_of(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
+    """The predicted cost of a product under a plan."""
+    return (predict_blocked if plan.blocked else predict)(problem, target, plan)
+
+
 def candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:
     """Every plan that the planner compares."""
+    yield from _blocked_candidates(problem, target, instruction)
+    if problem.dynamic:
+        return
     k_blocks = _k_blocks(problem, target)
     for layout in layouts(problem):
         seen: set[object] = set()
@@ -91,6 +160,20 @@ def candidates(problem: Problem, target: Target, instruction: Instruction) -> It
             seen.add(runs)
             for resident, k_block in product(_residents(layout), k_blocks):
                 yield _plan(problem, target, instruction, layout, block, resident, k_block)
+
+
+def _blocked_candidates(
+    problem: Problem, target: Target, instruction: Instruction
+) -> Iterator[PlanAttr]:
+    """The plans with cache blocks, for the register blocks that lose least in a step."""
+    small = min(problem.extent(kind) for kind in "mn") < target.registers
+    if not problem.dynamic and (small or problem.depth < 2):
+        return
+    for layout in layouts(problem):
+        if layout.lanes == "k":
+            continue
+        blocks = list(_blocks(problem, target, instruction, layout.lanes))
+        yield from blocked_plans(problem, target, instruction, layout.lanes, blocks)
 
 
 def _k_blocks(problem: Problem, target: Target) -> tuple[int, ...]:
@@ -108,7 +191,7 @@ def _k_blocks(problem: Problem, target: Target) -> tuple[int, ...]:
     while walked * part > target.caches[1].size * extent // 2 and part > 1:
         part = -(-part // 2)
     options = [0, 2 * part, part] if part < extent else [0]
-    rows = HARDWARE_STREAMS // 2 * extent // max(1, problem.depth)
+    rows = HARDWARE_STREAMS * extent // max(1, problem.depth)
     if part < extent and min(m, n) <= target.registers and 0 < rows < part:
         options.append(rows)
     return tuple(options)
@@ -134,8 +217,10 @@ def _blocks(
             if _live(problem, target, instruction, lanes, (rows * unit["m"], columns * unit["n"]))
             <= target.plannable_registers
         ]
-        # Half as many rows for the same columns only adds loads.
-        yield from fitting[len(fitting) // 2 :]
+        # Half as many rows for the same columns only adds loads, but few rows stream better.
+        most = len(fitting) // 2
+        yield from fitting[most:]
+        yield from fitting[min(HARDWARE_STREAMS, most) - 1 : min(HARDWARE_STREAMS, most)]
 
 
 def _live(
@@ -176,7 +261,8 @@ def _plan(
         pack=layout.pack,
         k_block=k_block,
         k_unroll=_k_unroll(target, steps, step_cycles, steps * tile.micro_ops * shapes),
-        prefetch=_prefetch(target, step_cycles, depth),
+        # A few rows at a time are what hardware follows best on its own.
+        prefetch=0 if depth <= HARDWARE_STREAMS else _prefetch(target, step_cycles, depth),
     )
 
 
@@ -220,9 +306,12 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
             f"{instruction.accumulator}, but the product is {problem.operand.name} into "
             f"{problem.accumulator.name}"
         )
-    _check_layout(problem, plan)
+    if plan.blocked:
+        _check_blocked_layout(problem, plan)
+    else:
+        _check_layout(problem, plan)
     _check_block(problem, target, instruction, plan)
-    return predict(problem, target, plan)
+    return cost_of(problem, target, plan)
 
 
 def _check_layout(problem: Problem, plan: PlanAttr) -> None:
@@ -239,6 +328,24 @@ def _check_layout(problem: Problem, plan: PlanAttr) -> None:
         f"lanes = {wanted[0]}, pack = {wanted[1]} does not fit the operands' layouts; "
         f"possible are {choices}"
     )
+
+
+def _check_blocked_layout(problem: Problem, plan: PlanAttr) -> None:
+    lanes = plan.lanes.data
+    if lanes not in STREAMED:
+        raise Unsupported("a product in cache blocks has its lanes along m or n, not k")
+    if problem.stride("out", lanes) != 1:
+        other = "m" if lanes == "n" else "n"
+        raise Unsupported(
+            f"lanes = {lanes} needs a result that is contiguous along {lanes}; "
+            f"write lanes = {other}, or copy the result from a contiguous array"
+        )
+    role = STREAMED[lanes]
+    if problem.stride(role, lanes) != 1 and not plan.packs(role):
+        raise Unsupported(
+            f"lanes = {lanes} loads {role} along {lanes}, in which it is not contiguous: "
+            f"write pack = {role}, or pack = both"
+        )
 
 
 def _check_block(

@@ -56,3 +56,36 @@ def even_split_lanes(size: int, block: int, lanes: int) -> tuple[Run, ...]:
     if last.count > 1:
         runs.append(Run(last.start, last.size, last.count - 1))
     return (*runs, Run(tail_start, size - tail_start, 1))
+
+
+def split_evenly(size: int, block: int, unit: int) -> tuple[Run, ...]:
+    """`even_split`, in blocks that start at multiples of `unit`."""
+    return even_split(size, block) if unit == 1 else even_split_lanes(size, block, unit)
+
+
+@cache
+def extents_of(bounds: tuple[int, int | None], block: int, unit: int) -> tuple[int, int]:
+    """The smallest and the largest block into which a size within some bounds is split."""
+    low, high = bounds
+    if low == high:
+        sizes = [run.size for run in split_evenly(low, block, unit)]
+        return min(sizes, default=1), max(sizes, default=1)
+    largest, fewest = block // unit, max(1, -(-low // unit))
+    # From largest² units on, the smaller blocks are at most one unit short of the larger.
+    most = fewest + largest**2
+    if high is not None:
+        most = min(most, -(-high // unit))
+    smallest = min(units // -(-units // largest) for units in range(fewest, most + 1))
+    # The last block may end ragged.
+    ragged = (smallest - 1) * unit + 1
+    return ragged, block if high is None else min(block, high)
+
+
+def last_extent(bounds: tuple[int, int | None], block: int, unit: int) -> int:
+    """The smallest last block where all blocks but that are the same multiple of `unit`."""
+    low, high = bounds
+    if low != high:
+        return 1
+    units = -(-low // unit)
+    blocks = -(-units // (block // unit))
+    return low - (blocks - 1) * -(-units // blocks) * unit

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import prod
 
+from nkdsl.testing import ArraySpec
+
 
 @dataclass(frozen=True)
 class Product:
@@ -18,6 +20,8 @@ class Product:
     `columns` (column-major) or `spread` (row-major, each element followed by a hole)."""
     from_zero: bool = False
     """Whether the result is filled with zero first."""
+    dynamic: str = ""
+    """Iterators whose extent the program leaves open; strides follow suit."""
 
     @property
     def operands(self) -> tuple[str, str, str]:
@@ -27,14 +31,23 @@ class Product:
 
     def type(self, position: int) -> str:
         """The memref type of an operand."""
+        operand, spec = self.operands[position], self.like(position)
+        extents = zip(operand, spec.shape, strict=True)
+        text = "".join("?x" if i in self.dynamic else f"{n}x" for i, n in extents) + self.element
+        if self.layouts[position] == "rows" or not operand:
+            return f"memref<{text}>"
+        assert spec.strides is not None
+        unknown = not set(operand).isdisjoint(self.dynamic)
+        strides = ["?" if unknown and stride != 1 else str(stride) for stride in spec.strides]
+        return f"memref<{text}, strided<[{', '.join(strides)}]>>"
+
+    def like(self, position: int) -> ArraySpec:
+        """The layout of an operand."""
         extents = dict(self.sizes)
         shape = [extents[iterator] for iterator in self.operands[position]]
-        text = "".join(f"{extent}x" for extent in shape) + self.element
         layout = self.layouts[position]
-        if layout == "rows" or not shape:
-            return f"memref<{text}>"
-        strides = ", ".join(map(str, self._strides(layout, shape)))
-        return f"memref<{text}, strided<[{strides}]>>"
+        strides = None if layout == "rows" or not shape else tuple(self._strides(layout, shape))
+        return ArraySpec(tuple(shape), self.element, strides)
 
     def _strides(self, layout: str, shape: list[int]) -> list[int]:
         match layout:

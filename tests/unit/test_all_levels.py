@@ -4,6 +4,9 @@ Shapes are small: what differs between them is which edges, masks and register b
 Kernels run on arrays that lie flush against pages that can't be touched, in a child process.
 """
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, reject, settings
@@ -16,7 +19,7 @@ from nkdsl.pipeline import levels
 from nkdsl.planner import analyse, check_plan
 from nkdsl.planner.search import layouts
 from nkdsl.targets import Target, can_run, get_target
-from nkdsl.testing import Check, check_all_levels
+from nkdsl.testing import ArraySpec, Check, Like, Lowered, check_all_levels
 from tests.unit.helpers import Product
 
 TARGETS = ("skylake-avx512", "x86-64-v3")
@@ -206,3 +209,80 @@ def test_products_in_a_row_see_each_others_results(target: str) -> None:
     a, b, _, d = (array.astype(np.float64) for array in done.arguments)
     twice = 2 * (a @ b)
     assert np.allclose(done.reference[3].astype(np.float64), d + twice @ twice, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------- run-time sizes
+
+
+@cache
+def lowered(product: Product, target: str) -> Lowered:
+    """A product with sizes left open; those it has don't matter."""
+    return Lowered(product.source, target)
+
+
+OPEN = {
+    "plain": Product("mk,kn->mn", (("m", 5), ("n", 5), ("k", 5))),
+    "pitched": Product("mk,kn->mn", (("m", 5), ("n", 5), ("k", 5)), layouts=("padded",) * 3),
+    "columns": Product("mk,kn->mn", (("m", 5), ("n", 5), ("k", 5)), layouts=("columns",) * 3),
+    "rhs in columns": Product(
+        "mk,kn->mn", (("m", 5), ("n", 5), ("k", 5)), "f64", ("rows", "columns", "padded")
+    ),
+    "both transposed": Product("km,nk->mn", (("m", 5), ("n", 5), ("k", 5))),
+    "batch": Product("bmk,bkn->bmn", (("b", 5), ("m", 5), ("n", 5), ("k", 5))),
+    "batch-reduce": Product("bmk,bkn->mn", (("b", 5), ("m", 5), ("n", 5), ("k", 5))),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", OPEN)
+@examples_for(10)
+@given(sizes=SIZES, from_zero=st.booleans(), seed=st.integers(0, 99))
+def test_one_kernel_computes_the_same_for_any_sizes(
+    name: str, target: str, sizes: dict[str, int], from_zero: bool, seed: int
+) -> None:
+    used = tuple(i for i, _ in OPEN[name].sizes)
+    product = replace(OPEN[name], from_zero=from_zero, dynamic="".join(used))
+    actual = replace(product, sizes=tuple((i, sizes[i]) for i in used))
+    like = [actual.like(position) for position in range(3)]
+    done = lowered(product, target).check(like=like, seed=seed, guards=("start", "end"))
+    assert "blocked" in done.levels
+    assert max(done.executed.values()) <= MOST_OPERATIONS
+    assert_agrees_with_einsum(product, done)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("update", ["from zero if %first", "from zero if %first scale %x, %y"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("size", ["7", "?"])
+def test_an_update_may_be_decided_at_run_time(
+    update: str, first: bool, size: str, target: str
+) -> None:
+    type_ = f"memref<{size}x{size}xf32>"
+    source = f"""
+    func.func @product(%a: {type_}, %b: {type_}, %c: {type_}, %first: i1, %x: f32, %y: f32) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {type_}, {type_}) outs(%c[m, n] : {type_}) {update}
+      func.return
+    }}"""
+    like: list[Like] = [*[ArraySpec((7, 7))] * 3, first, 3.0, -2.0]
+    done = check_all_levels(source, like=like, target=target)
+    assert done.native in ("a kernel takes no i1", can_run(get_target(target)))
+    a, b, c = (array.astype(np.float64) for array in done.arguments[:3])
+    alpha, beta = (3, -2) if "scale" in update else (1, 1)
+    wanted = alpha * (a @ b) + (0 if first else beta * c)
+    assert np.allclose(done.reference[2], wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("start", ["", "from zero"])
+@pytest.mark.parametrize("size", ["7", "?"])
+def test_a_scale_is_a_number_of_the_call(start: str, size: str, target: str) -> None:
+    type_ = f"memref<{size}x{size}xf64>"
+    source = f"""
+    func.func @product(%a: {type_}, %b: {type_}, %c: {type_}, %x: f64, %y: f64) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {type_}, {type_}) outs(%c[m, n] : {type_})
+        {start} scale %x, %y
+      func.return
+    }}"""
+    like = [*[ArraySpec((7, 7), "f64")] * 3, None, None]
+    done = check_all_levels(source, like=like, target=target, guards=("start", "end"))
+    assert (done.native is None) == (can_run(get_target(target)) is None)

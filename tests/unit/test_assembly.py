@@ -19,8 +19,9 @@ from nkdsl.dialects.nanokernel import GemmOp, PlanAttr, StepOp
 from nkdsl.frontend import load, make_context, to_text
 from nkdsl.pipeline import lower
 from nkdsl.planner import Problem, analyse
-from nkdsl.planner.cost import block_runs
+from nkdsl.planner.cost import block_runs, predict
 from nkdsl.planner.registers import Tile, block_tile
+from nkdsl.planner.search import candidates
 from nkdsl.planner.split import even_split
 from nkdsl.targets import Target, get_target
 from nkdsl.targets.model import Instruction
@@ -111,6 +112,8 @@ def compiled(target_name: str, element: str) -> dict[str, Compiled]:
     context = make_context()
     module = load("\n".join(sources), context)
     lower(module, context, target_name, end="nanokernel")
+    for gemm in [op for op in module.walk() if isinstance(op, GemmOp)]:
+        gemm.properties["plan"] = without_microkernels(gemm, target)
     products = {
         name: (analyse(gemm), gemm.plan)
         for name in CASES
@@ -131,6 +134,16 @@ def compiled(target_name: str, element: str) -> dict[str, Compiled]:
         assert plan is not None
         found[name] = Compiled(target, problem, plan, steps[name], code[name])
     return found
+
+
+def without_microkernels(gemm: GemmOp, target: Target) -> PlanAttr:
+    """A product's plan, or where that is one of cache blocks the best of the others."""
+    assert gemm.plan is not None
+    if not gemm.plan.blocked:
+        return gemm.plan
+    problem, instruction = analyse(gemm), target.instruction(gemm.plan.instruction.data)
+    plans = (p for p in candidates(problem, target, instruction) if not p.blocked)
+    return min(plans, key=lambda plan: predict(problem, target, plan).cycles)
 
 
 def in_function(module: ModuleOp, name: str):
@@ -274,6 +287,98 @@ def test_a_compiled_kernel_shows_the_same_code(target):
     assert kernel.plan == str(reference.plan)
     assert "nanokernel.step" in kernel.ir("composed")
     assert count(function(kernel.asm(), "product")).fmas == reference.counts.fmas
+
+
+# ------------------------------------------------------------------------- run-time sizes
+
+
+@dataclass(frozen=True)
+class Microkernel:
+    """One of the functions that a product of run-time sizes calls."""
+
+    plan: PlanAttr
+    target: Target
+    rows: int
+    registers: int
+    """Registers in a row of its block; the last one is masked."""
+    code: tuple[Line, ...]
+
+    @property
+    def loops(self) -> list[Counts]:
+        """What the loops along the reduction execute a turn."""
+        return [c for c in map(count, innermost_loops(self.code)) if c.fmas]
+
+
+@cache
+def microkernels(target_name: str, element: str) -> dict[tuple[int, int], Microkernel]:
+    """By rows and registers, those of a matrix product whose sizes are known only at run time."""
+    target, type_ = get_target(target_name), f"memref<?x?x{element}>"
+    context = make_context()
+    source = f"""
+    func.func @product(%a: {type_}, %b: {type_}, %c: {type_}) {{
+      linalg.matmul ins(%a, %b : {type_}, {type_}) outs(%c : {type_})
+      func.return
+    }}"""
+    module = load(source, context)
+    lower(module, context, target_name, end="nanokernel")
+    (plan,) = (op.plan for op in module.walk() if isinstance(op, GemmOp))
+    assert plan is not None
+    lower(module, context, target_name, start="nanokernel")
+    lanes = target.instruction(plan.instruction.data).lanes
+    found: dict[tuple[int, int], Microkernel] = {}
+    for name, code in functions(
+        native.emit_assembly(mlir.to_llvm_ir(to_text(module)), target)
+    ).items():
+        if name != "product":
+            rows, columns = map(int, name.removeprefix("product_").split("x"))
+            found[rows, columns // lanes] = Microkernel(plan, target, rows, columns // lanes, code)
+    return found
+
+
+RUN_TIME_TARGETS = pytest.mark.parametrize("target", ["znver4", "skylake-avx512", "x86-64-v3"])
+
+
+@EVERY_ELEMENT
+@RUN_TIME_TARGETS
+def test_run_time_sizes_have_a_microkernel_for_each_block(target, element):
+    found = microkernels(target, element)
+    plan = found[1, 1].plan
+    lanes = get_target(target).instruction(plan.instruction.data).lanes
+    rows, columns = plan.block
+    assert plan.lanes.data == "n"
+    assert set(found) == {
+        (m, r) for m in range(1, rows + 1) for r in range(1, columns // lanes + 1)
+    }
+
+
+@EVERY_ELEMENT
+@RUN_TIME_TARGETS
+def test_a_microkernels_loops_have_exactly_the_predicted_instructions(target, element):
+    for (rows, registers), kernel in microkernels(target, element).items():
+        assert [(loop.fmas, loop.loads, loop.broadcasts, loop.masked) for loop in kernel.loops] == [
+            (turn * rows * registers, turn * registers, turn * rows, turn)
+            for turn in (kernel.plan.k_unroll.data, 1)
+        ]
+
+
+@EVERY_ELEMENT
+@RUN_TIME_TARGETS
+def test_no_loop_of_a_microkernel_spills_or_reads_constants(target, element):
+    for kernel in microkernels(target, element).values():
+        assert [(loop.spills, loop.constants) for loop in kernel.loops] == [(0, 0)] * 2
+        if target in AVX512:
+            assert count(kernel.code).spills == 0
+
+
+@EVERY_ELEMENT
+@RUN_TIME_TARGETS
+def test_microkernels_do_nothing_that_no_plan_asks_for(target, element):
+    for (rows, registers), kernel in microkernels(target, element).items():
+        counts, code = count(kernel.code), instructions(kernel.code)
+        assert (counts.calls, counts.scalars) == (0, 0)
+        assert [i.text for i in code if i.gathers] == []
+        # Old results are added once, at the end.
+        assert [i.mnemonic[:4] for i in code if i.unfused] == ["vadd"] * (rows * registers)
 
 
 # ------------------------------------------------------------------------------- the reader

@@ -158,6 +158,43 @@ def test_run_reports_the_kernel_and_its_speed_beside_the_peak_and_numpy(product,
 
 
 @needs_mlir
+def test_run_tries_a_kernel_of_run_time_sizes_on_many_shapes(tmp_path, capsys):
+    path = tmp_path / "open.mlir"
+    path.write_text(re.sub(r"<\d+x\d+x", "<?x?x", PRODUCT))
+    assert main(["run", str(path), "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"kernel +\?x\?x\? +instruction = ", out)
+    shapes = re.search(r"elements of (\d+) shapes agree with numpy", out)
+    assert shapes is not None
+    assert int(shapes[1]) > 50
+    assert re.search(r"speed +64: nkdsl .* GF/s", out)
+    assert re.search(r"speed +1024: numpy .* GF/s", out)
+
+
+@needs_mlir
+def test_run_finds_sizes_for_any_layouts_that_are_open(tmp_path, capsys):
+    path = tmp_path / "open.mlir"
+    a, b, c = "?x?x?xf32, strided<[?, ?, 1]>", "?x8x?xf32", "?x?x?xf32, strided<[?, ?, 1]>"
+    path.write_text(f"""
+    func.func @f(%a: memref<{a}>, %b: memref<{b}>, %c: memref<{c}>, %x: f32, %y: f32) {{
+      nanokernel.gemm ins(%a[b, m, k], %b[b, k, n] : memref<{a}>, memref<{b}>)
+        outs(%c[b, m, n] : memref<{c}>) scale %x, %y
+      return
+    }}""")
+    assert main(["run", str(path), "--rounds", "0"]) == 0
+    assert "shapes agree with numpy" in capsys.readouterr().out
+
+
+@needs_mlir
+def test_a_header_of_run_time_sizes_has_their_type(tmp_path):
+    path, header = tmp_path / "open.mlir", tmp_path / "open.h"
+    path.write_text(re.sub(r"<\d+x\d+x", "<?x?x", PRODUCT))
+    assert main(["compile", str(path), "--header", str(header), "-o", str(tmp_path / "o.s")]) == 0
+    assert "#include <stdint.h>" in header.read_text()
+    assert "int64_t a_d0" in header.read_text()
+
+
+@needs_mlir
 def test_run_takes_programs_of_several_products(tmp_path, capsys):
     path = tmp_path / "chain.mlir"
     path.write_text(TWO_PRODUCTS)

@@ -26,7 +26,7 @@ NO_PRODUCT = f"""{HEADER}
 }}
 """
 HALF = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("f32", "f16")
-DYNAMIC = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("8x8", "?x8")
+UNKNOWN = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("8x8xf32", "8x8xf32, strided<[?, ?]>")
 NAMED = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("8x8", "2x8x8").replace(
     "matmul", "batch_matmul"
 )
@@ -37,7 +37,7 @@ BAD_PROGRAMS = {
     "sizes that contradict": (MISMATCHED, "program.mlir:2:3: linalg.matmul: "),
     "an operation that is no product": (NO_PRODUCT, "program.mlir:3:3: linalg.generic"),
     "an unknown element type": (HALF, "f16 is not supported; supported are: f32, f64"),
-    "dynamic sizes": (DYNAMIC, "sizes known only at run time"),
+    "a result of unknown strides": (UNKNOWN, "the result has stride 1 along neither"),
     "no function": ("builtin.module {}", "no function"),
 }
 

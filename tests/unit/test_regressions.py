@@ -85,32 +85,57 @@ def test_a_negative_stride_is_refused_with_a_remedy() -> None:
     assert "strided<[-4, 1]>" in str(error.value)
 
 
+@runs_here
 @pytest.mark.parametrize(
     ("lhs", "rhs", "out"),
     [
         ("?x4xf32", "4x4xf32", "?x4xf32"),
         ("4x?xf32", "?x4xf32", "4x4xf32"),
         ("4x4xf32", "4x?xf32", "4x?xf32"),
+        ("?x4xf32, strided<[4, 1]>", "4x4xf32", "?x4xf32, strided<[?, 1]>"),
+        ("?x?xf32", "?x?xf32", "?x?xf32"),
     ],
 )
-def test_a_dynamic_size_is_refused_where_it_stands(lhs: str, rhs: str, out: str) -> None:
-    message = (
-        r"<input>:3:7: nanokernel.gemm .*\?.*known only at run time.*every dimension an extent"
+def test_a_size_may_be_known_only_at_run_time(lhs: str, rhs: str, out: str) -> None:
+    kernel = nkdsl.compile(matmul(lhs, rhs, out), TARGET)
+    a, b, c = arguments(4, 4, 4, seed=0)
+    kernel(a, b, c)
+    assert np.array_equal(c, a @ b)
+
+
+@runs_here
+@pytest.mark.parametrize("strides", ["?, 1", "1, ?"])
+def test_a_stride_may_be_known_only_at_run_time(strides: str) -> None:
+    kernel = nkdsl.compile(matmul(f"4x4xf32, strided<[{strides}]>", "4x4xf32", "4x4xf32"), TARGET)
+    a, b, c = arguments(4, 4, 4, seed=0)
+    kernel(strided(a, (7, 1) if strides == "?, 1" else (1, 7)), b, c)
+    assert np.array_equal(c, a @ b)
+
+
+@pytest.mark.parametrize("strides", ["?, ?", "?, 2"])
+def test_a_result_without_a_stride_of_one_is_refused(strides: str) -> None:
+    source = matmul("?x?xf32", "?x?xf32", f"?x?xf32, strided<[{strides}]>")
+    with pytest.raises(Unsupported, match=r"<input>:3:7: .*stride 1 along neither.*contiguous"):
+        nkdsl.compile(source, TARGET)
+
+
+@runs_here
+def test_a_parameter_may_be_dynamic_and_unused() -> None:
+    source = "func.func @f(%a: memref<?x?xf32, strided<[?, 1]>>) {\n  func.return\n}"
+    kernel = nkdsl.compile(source, TARGET)
+    assert (
+        kernel.c_declaration == "void f(const float *a, int64_t a_d0, int64_t a_d1, int64_t a_s0);"
     )
-    with pytest.raises(Unsupported, match=message):
-        nkdsl.compile(matmul(lhs, rhs, out), TARGET)
+    kernel(np.ones((2, 3), np.float32))
 
 
-def test_a_dynamic_stride_is_refused_where_it_stands() -> None:
-    source = matmul("4x4xf32, strided<[?, 1]>", "4x4xf32", "4x4xf32")
-    with pytest.raises(Unsupported, match=r"<input>:3:7: .*needs a static strided layout"):
-        nkdsl.compile(source, TARGET)
-
-
-def test_an_unused_dynamic_parameter_is_refused_at_its_function() -> None:
-    source = "\nfunc.func @f(%a: memref<?xf32>) {\n  func.return\n}"
-    with pytest.raises(Unsupported, match=r"<input>:2:1: parameter 0 of 'f': memref<\?xf32>"):
-        nkdsl.compile(source, TARGET)
+@runs_here
+def test_a_function_without_products_may_stand_beside_one_with() -> None:
+    other = "func.func @g(%x: memref<?xf32>) {\n  func.return\n}\n"
+    kernel = nkdsl.compile(other + matmul(*["?x?xf32"] * 3), TARGET, function="product")
+    a, b, c = arguments(5, 6, 7, seed=0)
+    kernel(a, b, c)
+    assert np.array_equal(c, a @ b)
 
 
 @pytest.mark.parametrize("element", ["f16", "bf16"])

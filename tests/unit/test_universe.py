@@ -10,7 +10,7 @@ from xdsl.passes import ModulePass
 
 from nkdsl.universe import NKDSL_UNIVERSE
 
-PASSES = ("linalg-to-nanokernel", "plan", "compose", "unroll", "lower-to-upstream")
+PASSES = ("linalg-to-nanokernel", "plan", "block", "compose", "unroll", "lower-to-upstream")
 DIALECTS = ("nanokernel", "nkvector")
 
 

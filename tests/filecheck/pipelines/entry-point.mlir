@@ -2,9 +2,9 @@
 // between ours.
 
 // RUN: xdsl-opt --help | filecheck %s --check-prefix HELP
-// RUN: xdsl-opt %s -p 'linalg-to-nanokernel,plan{target=znver5 block=2x16 k-unroll=4},canonicalize,compose,canonicalize,unroll,cse,canonicalize,lower-to-upstream,cse' | filecheck %s
+// RUN: xdsl-opt %s -p 'linalg-to-nanokernel,plan{target=znver5 block=2x16 k-unroll=4},canonicalize,block,compose,canonicalize,unroll,cse,canonicalize,lower-to-upstream,cse' | filecheck %s
 
-// HELP: linalg-to-nanokernel,plan,compose,unroll,lower-to-
+// HELP: linalg-to-nanokernel,plan,block,compose,unroll,
 
 // CHECK-LABEL: func.func @product
 // CHECK: vector.fma {{.*}} : vector<16xf32>

@@ -46,7 +46,7 @@
 // RUN: xdsl-opt %s -p 'linalg-to-nanokernel,plan{target=znver5 block=3x32 k-unroll=2 prefetch=0},compose,unroll,lower-to-upstream' | xdsl-opt | filecheck %s --check-prefix UPSTREAM
 // RUN: nkdsl-opt %s -p 'linalg-to-nanokernel,plan{target=znver5 block=3x32 k-unroll=2 prefetch=0},compose,unroll,lower-to-upstream' --print-op-generic | nkdsl-opt | filecheck %s --check-prefix UPSTREAM
 
-// UPSTREAM-LABEL: func.func @product(%{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>)
+// UPSTREAM-LABEL: func.func @product(%a: memref<f32>, %b: memref<f32>, %c: memref<f32>)
 // UPSTREAM-SAME: "target-cpu", "znver5"
 // UPSTREAM-NOT: nkvector
 // UPSTREAM-NOT: nanokernel

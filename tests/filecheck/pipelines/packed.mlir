@@ -12,7 +12,7 @@
 // REGISTERS: nkvector.shuffle
 // REGISTERS: nkvector.fma {{.*}} : vector<8xf32>
 
-// UPSTREAM-LABEL: func.func @packed(%{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<i8>)
+// UPSTREAM-LABEL: func.func @packed(%a: memref<f32>, %b: memref<f32>, %c: memref<f32>, %{{[0-9]+}}: memref<i8>)
 // UPSTREAM-SAME: nanokernel.workspace_bytes = {{[0-9]+}} : i64
 // UPSTREAM: memref.view
 // UPSTREAM: vector.shuffle

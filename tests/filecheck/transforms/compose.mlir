@@ -2,7 +2,7 @@
 
 // A product of one block and one turn has no loops.
 // CHECK-LABEL: func.func @one_block
-// CHECK-NEXT:    [[ZERO:%[0-9]+]] = arith.constant 0 : index
+// CHECK:         [[ZERO:%[0-9]+]] = arith.constant 0 : index
 // CHECK-NEXT:    [[ACC:%[0-9]+]] = nanokernel.load %c[m: [[ZERO]], n: [[ZERO]]] : memref<8x48xf32>, !nanokernel.block<8x48xf32, lanes = n>
 // CHECK-NEXT:    [[DONE:%[0-9]+]] = nanokernel.step [[ACC]], %a[m: [[ZERO]], k: [[ZERO]]], %b[k: [[ZERO]], n: [[ZERO]]] depth 4 using "fma.f32x16" : memref<8x4xf32>, memref<4x48xf32>, !nanokernel.block<8x48xf32, lanes = n>
 // CHECK-NEXT:    nanokernel.store [[DONE]], %c[m: [[ZERO]], n: [[ZERO]]] : memref<8x48xf32>, !nanokernel.block<8x48xf32, lanes = n>

@@ -11,11 +11,16 @@ func.func @allocated() attributes {nanokernel.target = "znver5"} {
 
 // -----
 
-// CHECK: memref<?x16xf32>{{.*}}
-func.func @dynamic(%a: memref<?x16xf32>) attributes {nanokernel.target = "znver5"} {
-  %zero = arith.constant 0 : index
-  %x = nkvector.load %a[%zero, %zero] : memref<?x16xf32>, vector<16xf32>
-  nkvector.store %x, %a[%zero, %zero] : memref<?x16xf32>, vector<16xf32>
+// CHECK: the dimension must be a constant
+func.func @dimension(%a: memref<?x16xf32>, %n: index) attributes {nanokernel.target = "znver5"} {
+  %size = memref.dim %a, %n : memref<?x16xf32>
+  return
+}
+
+// -----
+
+// CHECK: memref<4x4xf32, affine_map<(d0, d1) -> (d1, d0)>> needs a strided layout
+func.func @not_strided(%a: memref<4x4xf32, affine_map<(d0, d1) -> (d1, d0)>>) attributes {nanokernel.target = "znver5"} {
   return
 }
 

@@ -7,13 +7,13 @@
 // REST: func.func @marked
 
 // Each memref argument is one pointer to its first element.
-// CHECK-LABEL: func.func @vectors(%{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>, %{{[0-9]+}}: memref<f32>)
+// CHECK-LABEL: func.func @vectors(%a: memref<f32>, %b: memref<f32>, %c: memref<f32>)
 // CHECK-SAME:    passthrough = [["target-cpu", "znver5"], ["target-features", "+sse3,
 // CHECK-SAME:    +avx512f,
 // CHECK-SAME:    -prefer-256-bit"]]
-// CHECK:         memref.reinterpret_cast {{%[0-9]+}} to offset: [0], sizes: [60], strides: [1] : memref<f32> to memref<60xf32>
-// CHECK:         memref.reinterpret_cast {{%[0-9]+}} to offset: [0], sizes: [12], strides: [1] : memref<f32> to memref<12xf32>
-// CHECK:         memref.reinterpret_cast {{%[0-9]+}} to offset: [0], sizes: [92], strides: [1] : memref<f32> to memref<92xf32>
+// CHECK:         memref.reinterpret_cast %b to offset: [0], sizes: [92], strides: [1] : memref<f32> to memref<92xf32>
+// CHECK:         memref.reinterpret_cast %a to offset: [0], sizes: [12], strides: [1] : memref<f32> to memref<12xf32>
+// CHECK:         memref.reinterpret_cast %c to offset: [0], sizes: [60], strides: [1] : memref<f32> to memref<60xf32>
 // CHECK:         scf.for %i =
 // CHECK:           %b0 = vector.load {{.*}}, vector<16xf32>
 // CHECK:           [[SCALAR:%[0-9]+]] = memref.load
@@ -40,9 +40,9 @@ func.func @vectors(%a: memref<3x4xf32>, %b: memref<4x20xf32, strided<[24, 1]>>, 
 // CHECK:         [[NONE:%[0-9]+]] = arith.constant dense<0.000000e+00> : vector<8xf64>
 // CHECK:         [[MASK:%[0-9]+]] = arith.constant dense<[true, true, true, false, false, false, false, false]> : vector<8xi1>
 // CHECK-NOT:     dense<[true
+// CHECK:         [[COUNTED:%[0-9]+]] = vector.create_mask %n : vector<8xi1>
 // CHECK:         %x = vector.maskedload {{.*}}, [[MASK]], [[NONE]] : {{.*}} into vector<8xf64>
 // CHECK:         vector.maskedstore {{.*}}, [[MASK]], %x :
-// CHECK:         [[COUNTED:%[0-9]+]] = vector.create_mask %n : vector<8xi1>
 // CHECK:         vector.maskedstore {{.*}}, [[COUNTED]], %x :
 func.func @masks(%a: memref<8xf64>, %n: index) attributes {nanokernel.target = "skylake-avx512"} {
   %zero = arith.constant 0 : index
@@ -101,8 +101,8 @@ func.func @prefetch(%b: memref<64x32xf32>, %i: index) attributes {nanokernel.tar
 }
 
 // Ops that need a memref's shape get a view of the pointer.
-// CHECK-LABEL: func.func @others(%{{[0-9]+}}: memref<f32>, %n: index, %x: f32)
-// CHECK:         [[VIEW:%a|%[0-9]+]] = memref.reinterpret_cast {{%[0-9]+}} to offset: [0], sizes: [4, 6], strides: [6, 1] : memref<f32> to memref<4x6xf32>
+// CHECK-LABEL: func.func @others(%a: memref<f32>, %n: index, %x: f32)
+// CHECK:         [[VIEW:%a_1]] = memref.reinterpret_cast %a to offset: [0], sizes: [4, 6], strides: [6, 1] : memref<f32> to memref<4x6xf32>
 // CHECK:         memref.store %x, [[VIEW]][%n, %n] : memref<4x6xf32>
 func.func @others(%a: memref<4x6xf32>, %n: index, %x: f32) attributes {nanokernel.target = "znver5"} {
   memref.store %x, %a[%n, %n] : memref<4x6xf32>

@@ -10,14 +10,14 @@ func.func @double(%a: memref<64x256xf64>, %b: memref<256x96xf64>, %c: memref<64x
 
 // A right factor that isn't contiguous along the result's rows is packed, and then stays.
 // CHECK-LABEL: func.func @rhs_transposed
-// CHECK: lanes = n, {{.*}} resident = rhs, {{.*}} pack = rhs>
+// CHECK: lanes = n, {{.*}} resident = rhs, {{.*}} pack = rhs
 func.func @rhs_transposed(%a: memref<64x256xf32>, %b: memref<96x256xf32>, %c: memref<64x96xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[n, k] : memref<64x256xf32>, memref<96x256xf32>) outs(%c[m, n] : memref<64x96xf32>)
   return
 }
 
 // CHECK-LABEL: func.func @lhs_transposed
-// CHECK: lanes = n, {{.*}} pack = none>
+// CHECK: lanes = n, {{.*}} pack = none
 func.func @lhs_transposed(%a: memref<256x64xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>) {
   nanokernel.gemm ins(%a[k, m], %b[k, n] : memref<256x64xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
   return
@@ -25,14 +25,14 @@ func.func @lhs_transposed(%a: memref<256x64xf32>, %b: memref<256x96xf32>, %c: me
 
 // Lanes lie where the result is contiguous.
 // CHECK-LABEL: func.func @column_major
-// CHECK: lanes = m, {{.*}} pack = none>
+// CHECK: lanes = m, {{.*}} pack = none
 func.func @column_major(%a: memref<256x64xf32>, %b: memref<256x96xf32>, %c: memref<96x64xf32>) {
   nanokernel.gemm ins(%a[k, m], %b[k, n] : memref<256x64xf32>, memref<256x96xf32>) outs(%c[n, m] : memref<96x64xf32>)
   return
 }
 
 // CHECK-LABEL: func.func @column_major_packed
-// CHECK: lanes = m, {{.*}} resident = lhs, {{.*}} pack = lhs>
+// CHECK: lanes = m, {{.*}} pack = lhs
 func.func @column_major_packed(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<96x64xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[n, m] : memref<96x64xf32>)
   return

@@ -1,0 +1,54 @@
+// RUN: xdsl-opt %s -p compose | filecheck %s
+// RUN: nkdsl-opt %s -p compose --print-op-generic | nkdsl-opt | filecheck %s
+
+// One block, which its run-time columns fill in part: sums from zero, whole turns, single steps, and
+// an update that reads the result only where it must.
+// CHECK-LABEL: func.func private @microkernel(
+// CHECK:         [[TURN:%[0-9]+]] = arith.constant 4 : index
+// CHECK:         [[SUMS:%[0-9]+]] = nanokernel.zero : !nanokernel.block<2x32xf32, lanes = n>
+// CHECK:         [[DEPTH:%[0-9]+]] = memref.dim %rhs, [[ZERO:%[0-9]+]]
+// CHECK:           nanokernel.prefetch %out[m: [[ZERO]], n: [[ZERO]]] : {{.*}}, !nanokernel.block<2x32xf32, lanes = n>
+// CHECK-DAG:     [[REST:%[0-9]+]] = arith.remui [[DEPTH]], [[TURN]] : index
+// CHECK-DAG:     [[WHOLE:%[0-9]+]] = arith.subi [[DEPTH]], [[REST]] : index
+// CHECK-DAG:     [[TAIL:%[0-9]+]] = memref.dim %out,
+// CHECK:         [[DONE:%[0-9]+]] = scf.for [[K:%[0-9]+]] = [[ZERO]] to [[WHOLE]] step [[TURN]] iter_args([[PART:%[0-9]+]] = [[SUMS]])
+// CHECK-NEXT:      {{%[0-9]+}} = nanokernel.step [[PART]], %lhs[m: [[ZERO]], k: [[K]]], %rhs[k: [[K]], n: [[ZERO]]] depth 4 using "fma.f32x16" tail [[TAIL]]
+// CHECK:         [[ALL:%[0-9]+]] = scf.for {{%[0-9]+}} = [[WHOLE]] to [[DEPTH]] step {{%[0-9]+}} iter_args({{%[0-9]+}} = [[DONE]])
+// CHECK-NEXT:      {{%[0-9]+}} = nanokernel.step {{.*}} depth 1 using "fma.f32x16" tail [[TAIL]]
+// CHECK:         scf.if %first {
+// CHECK-NEXT:      nanokernel.store [[ALL]], %out[m: [[ZERO]], n: [[ZERO]]] tail [[TAIL]] :
+// CHECK-NEXT:    } else {
+// CHECK-NEXT:      nanokernel.store [[ALL]], %out[m: [[ZERO]], n: [[ZERO]]] tail [[TAIL]] accumulate :
+// CHECK-NEXT:    }
+func.func private @microkernel(%lhs: memref<2x?xf32, strided<[?, 1], offset: ?>>, %rhs: memref<?x?xf32, strided<[?, 1], offset: ?>>, %out: memref<2x?xf32, strided<[?, 1], offset: ?>>, %first: i1) attributes {nanokernel.target = "znver4"} {
+  nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x?xf32, strided<[?, 1], offset: ?>>, memref<?x?xf32, strided<[?, 1], offset: ?>>) outs(%out[m, n] : memref<2x?xf32, strided<[?, 1], offset: ?>>) from zero if %first
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 4>
+  return
+}
+
+// A block that is full has no tail. Of three steps, two are a turn.
+// CHECK-LABEL: func.func private @full(
+// CHECK-NOT:     tail
+// CHECK:         nanokernel.step {{.*}} depth 2 using "fma.f32x16" :
+// CHECK-NEXT:    {{%[0-9]+}} = nanokernel.step {{.*}} depth 1 using "fma.f32x16" :
+// CHECK-NEXT:    nanokernel.store {{.*}} accumulate :
+// CHECK-NEXT:    func.return
+func.func private @full(%lhs: memref<2x3xf32>, %rhs: memref<3x32xf32>, %out: memref<2x32xf32>) attributes {nanokernel.target = "znver4"} {
+  nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x3xf32>, memref<3x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2>
+  return
+}
+
+// Lanes along m count the tail in rows; a scale is the update's.
+// CHECK-LABEL: func.func private @scaled(
+// CHECK:         [[ROWS:%[0-9]+]] = memref.dim %out,
+// CHECK:         scf.if %first {
+// CHECK-NEXT:      nanokernel.store {{.*}} tail [[ROWS]] scale %alpha :
+// CHECK-NEXT:    } else {
+// CHECK-NEXT:      nanokernel.store {{.*}} tail [[ROWS]] scale %alpha, %beta :
+// CHECK-NEXT:    }
+func.func private @scaled(%lhs: memref<?x?xf32, strided<[?, 1]>>, %rhs: memref<?x3xf32>, %out: memref<3x?xf32, strided<[?, 1]>>, %first: i1, %alpha: f32, %beta: f32) attributes {nanokernel.target = "znver4"} {
+  nanokernel.gemm ins(%lhs[k, m], %rhs[k, n] : memref<?x?xf32, strided<[?, 1]>>, memref<?x3xf32>) outs(%out[n, m] : memref<3x?xf32, strided<[?, 1]>>) from zero if %first scale %alpha, %beta
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 16x3, lanes = m, edges = masked, k_unroll = 4>
+  return
+}

@@ -1,0 +1,1028 @@
+"""`block`: cut each product with cache blocks, or of run-time sizes, into calls of microkernels.
+
+One factor, the *vector* factor, is loaded as registers (rhs with lanes along n), the other one is
+broadcast. The product becomes Goto's loops around microkernels (Goto and van de Geijn, "Anatomy of
+High-Performance Matrix Multiplication"; Van Zee and van de Geijn, "BLIS"), written here for lanes
+along n:
+
+```mlir
+scf.for ... columns, n_block at a time
+  scf.for ... the reduction, k_block at a time       // the first part starts the sums
+    nanokernel.pack ...                              // B's panels, one a block of columns
+    scf.for ... rows, m_block at a time
+      nanokernel.pack ...                            // A's panels
+      scf.for ... columns, a register block at a time
+        scf.for ... rows, a register block at a time
+          nanokernel.microkernel @f_8x48(%a, %b, %c, %first)
+```
+
+Every size is split evenly, at run time as here, and what is known now is computed now. There is one
+microkernel a block of registers, a private function: for static sizes those that occur, else one
+for each count of rows and of registers, whose last register is masked. Where a block's size is
+known only at run time, an `scf.index_switch` picks the microkernel.
+
+With lanes along m the roles of the factors, of rows and of columns are exchanged. If the broadcast
+dimension isn't cut, a panel of the vector factor is packed right before its use, into a place that
+stays in the caches. No options: the plan says it all. Imports: our dialects, the planner.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, memref
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    AnyFloat,
+    FloatAttr,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    StridedLayoutAttr,
+    StringAttr,
+    i1,
+)
+from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.traits import SymbolTable
+
+from nkdsl.diagnostics import refuse
+from nkdsl.dialects.nanokernel import (
+    TARGET_ATTRIBUTE,
+    WORKSPACE_ALIGNMENT,
+    GemmOp,
+    MicrokernelOp,
+    PackOp,
+    PlanAttr,
+    WorkspaceOp,
+)
+from nkdsl.dialects.nkvector import constant_index
+from nkdsl.errors import Unsupported
+from nkdsl.planner.blocking import thread_grid
+from nkdsl.planner.problem import Problem, Role
+from nkdsl.planner.split import extents_of, last_extent, split_evenly
+from nkdsl.transforms.compose import Schedule, enclosing_function, evaluate, schedule
+from nkdsl.transforms.loops import Carried, LoopBuilder
+
+PARALLEL_STEPS = 1 << 18
+"""Multiplications from which on several threads share a product of run-time size: with fewer it
+takes about as long as starting them."""
+
+Bounds = tuple[int, int | None]
+"""The smallest and the largest value of a size; None: any."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """A size with what is known about it."""
+
+    value: SSAValue
+    bounds: Bounds
+
+    @property
+    def known(self) -> int | None:
+        """The size, where it is known now."""
+        return constant_index(self.value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive indices of one iterator."""
+
+    start: SSAValue
+    length: Length
+
+
+@dataclass(frozen=True)
+class View:
+    """A memref and the kinds of the iterators that index its dimensions: `mk` for A in rows."""
+
+    memory: SSAValue
+    tags: str
+
+    @property
+    def type(self) -> MemRefType:
+        """The memref's type."""
+        assert isinstance(self.memory.type, MemRefType)
+        return self.memory.type
+
+    def is_contiguous(self, tag: str) -> bool:
+        """Whether a step along a kind of iterator moves one element."""
+        strides = self.type.get_strides()
+        assert strides is not None
+        return tag in self.tags and strides[self.tags.index(tag)] == 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A part of a factor as it lies in the workspace.
+
+    The vector factor lies in panels, one a register block, each as wide as whole registers; the
+    broadcast factor keeps its orientation, in rows of one pitch.
+    """
+
+    memory: SSAValue
+    """Of one dimension."""
+    slice: SSAValue
+    """Where this thread's part of it begins."""
+    origin: SSAValue
+    """Where the packed part begins along m or n."""
+    single: bool
+    """Whether there is place for one panel only, filled again and again."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a product's op reads and writes, as the code around its blocks knows it."""
+
+    memrefs: tuple[SSAValue, ...]
+    """lhs, rhs, out."""
+    first: SSAValue | None
+    alpha: SSAValue | None
+    beta: SSAValue | None
+
+    @classmethod
+    def of(cls, op: GemmOp) -> "Values":
+        """The op's own operands."""
+        return cls((op.lhs, op.rhs, op.out), op.first, op.alpha, op.beta)
+
+    @property
+    def all(self) -> list[SSAValue]:
+        """Those there are."""
+        scalars = (self.first, self.alpha, self.beta)
+        return [*self.memrefs, *(value for value in scalars if value is not None)]
+
+    def replaced(self, new: Mapping[SSAValue, SSAValue]) -> "Values":
+        """Others in their place."""
+        scalars = (v and new[v] for v in (self.first, self.alpha, self.beta))
+        return Values(tuple(new[v] for v in self.memrefs), *scalars)
+
+
+class Blocker:
+    """Builds the blocked form of one product in front of it."""
+
+    def __init__(self, plan: Schedule, module: ModuleOp, function: func.FuncOp):
+        """Cut `plan.op`, which stands in `function`."""
+        self.plan = plan
+        self.module = module
+        self.function = function
+        self.loops = LoopBuilder(function.body.blocks[0], InsertPoint.before(plan.op))
+        self.values = Values.of(plan.op)
+        self.thread: SSAValue | None = None
+        """The number of the thread, where several share the product."""
+        self.at: dict[int, SSAValue] = {}
+        """The index of each iterator outside the blocks."""
+        self.reduction = self._reduction()
+        self.operands: dict[str, View] = {}
+        """lhs, rhs and out at these indices."""
+        self.memory: dict[str, SSAValue] = {}
+        """The place of each packed factor in the workspace."""
+        self.slices: dict[str, int] = {}
+        """How many elements of that place a thread has."""
+        self.microkernels: dict[object, str] = {}
+        """The names of those built, by what they were built for."""
+
+    # ------------------------------------------------------------------------- what is what
+
+    @property
+    def problem(self) -> Problem:
+        """The product."""
+        return self.plan.problem
+
+    @property
+    def op(self) -> GemmOp:
+        """The product's op."""
+        return self.plan.op
+
+    @property
+    def vector(self) -> Role:
+        """The factor that is loaded as registers."""
+        return "rhs" if self.along == "n" else "lhs"
+
+    @property
+    def broadcast(self) -> Role:
+        """The other factor."""
+        return "lhs" if self.along == "n" else "rhs"
+
+    @property
+    def along(self) -> str:
+        """The kind of iterator along the lanes."""
+        return self.plan.plan.lanes.data
+
+    @property
+    def across(self) -> str:
+        """The other kind, m or n."""
+        return "m" if self.along == "n" else "n"
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a register."""
+        return self.plan.instruction.lanes
+
+    def _register_block(self, kind: str) -> int:
+        """Elements of a register block along m or n."""
+        return self.plan.plan.block[kind == "n"]
+
+    def _cache_block(self, kind: str) -> int:
+        """Elements of a cache block along m, n or k, whole registers of them; 0 for all."""
+        plan = self.plan.plan
+        block = {"m": plan.m_block, "n": plan.n_block, "k": plan.k_block}[kind].data
+        if block and kind == self.along:
+            return max(block // self.lanes, 1) * self.lanes
+        return block
+
+    # -------------------------------------------------------------------------------- loops
+
+    def block(self) -> None:
+        """Build everything."""
+        if self.along == "k":
+            raise Unsupported("microkernels have their lanes along m or n, not k")
+        self._reserve_workspace()
+        if self.threads == 1:
+            self._outer(self.problem.outer("b", "m", "n"), self._product)
+        else:
+            self._share()
+
+    @property
+    def threads(self) -> int:
+        """How many threads share the product."""
+        return self.plan.plan.threads.data
+
+    # ------------------------------------------------------------------------------ threads
+
+    def _share(self) -> None:
+        """Let each thread call a function that computes the part of its number."""
+        outside = list(dict.fromkeys([*self.values.all, *self.memory.values()]))
+        name = self._fresh_name("part")
+        loops, count = self.loops, self.threads
+
+        def call(thread: SSAValue) -> None:
+            self.loops.insert(func.CallOp(name, [*outside, thread], []))
+
+        def one_by_one() -> None:
+            zero, one = loops.constant(0), loops.constant(1)
+
+            def visit(thread: SSAValue, _: Carried) -> Carried:
+                call(thread)
+                return ()
+
+            loops.counted(zero, loops.constant(count), one, visit)
+
+        if self.problem.dynamic:
+            enough = loops.compare(self._steps(), "uge", loops.constant(PARALLEL_STEPS))
+            loops.branch(enough, lambda: loops.parallel(count, call), one_by_one)
+        else:
+            loops.parallel(count, call)
+        self._build_part(name, outside)
+
+    def _build_part(self, name: str, outside: Sequence[SSAValue]) -> None:
+        """The function that computes one thread's part of the product."""
+        block = Block(arg_types=[*(value.type for value in outside), IndexType()])
+        for value, argument in zip(outside, block.args, strict=False):
+            argument.name_hint = value.name_hint
+        end = func.ReturnOp()
+        block.add_op(end)
+        self._add_function(name, block)
+        inside = dict(zip(outside, block.args, strict=False))
+        self.loops = LoopBuilder(block, InsertPoint.before(end))
+        self.values = self.values.replaced(inside)
+        self.memory = {role: inside[value] for role, value in self.memory.items()}
+        self.thread = block.args[-1]
+        self.reduction = self._reduction()
+        self._outer(self.problem.outer("b", "m", "n"), self._product)
+
+    def _steps(self) -> SSAValue:
+        """Multiplications of the whole product."""
+        found = self.loops.constant(1)
+        for iterator in range(len(self.problem.kinds)):
+            found = self.loops.mul(found, self._size(iterator).value)
+        return found
+
+    def _own(self, along: Part, across: Part) -> tuple[Part, Part]:
+        """This thread's part of the result; the threads stand in a grid."""
+        if self.thread is None:
+            return along, across
+        columns, rows = self._grid(along.length, across.length)
+        return (
+            self._own_share(along, self.loops.div(self.thread, rows), columns, self.lanes),
+            self._own_share(across, self.loops.rem(self.thread, rows), rows, 1),
+        )
+
+    def _grid(self, along: Length, across: Length) -> tuple[SSAValue, SSAValue]:
+        """Into how many parts the dimensions along and across the lanes are cut.
+
+        At run time it is one of them: the one along the lanes if it is long enough, since threads
+        that share a part of it all pack the same part of the vector factor.
+        """
+        loops, count = self.loops, self.threads
+        if along.known is not None and across.known is not None:
+            blocks = self._register_block(self.along), self._register_block(self.across)
+            grid = thread_grid(count, (along.known, across.known), blocks)
+            return loops.constant(grid[0]), loops.constant(grid[1])
+        enough = loops.constant(count * self._register_block(self.along))
+        one, every = loops.constant(1), loops.constant(count)
+        columns, rows = loops.choose(
+            loops.compare(along.value, "uge", enough), lambda: (every, one), lambda: (one, every)
+        )
+        return columns, rows
+
+    def _own_share(self, part: Part, number: SSAValue, count: SSAValue, unit: int) -> Part:
+        """One of `count` even shares of a part, in whole units."""
+        loops, size = self.loops, part.length.value
+        units = loops.ceildiv(size, loops.constant(unit))
+        small, larger = loops.div(units, count), loops.rem(units, count)
+
+        def start_of(index: SSAValue) -> SSAValue:
+            before = loops.add(loops.mul(index, small), loops.minimum(index, larger))
+            return loops.minimum(loops.mul(before, loops.constant(unit)), size)
+
+        start, end = start_of(number), start_of(loops.add(number, loops.constant(1)))
+        return Part(loops.add(part.start, start), Length(loops.sub(end, start), (0, None)))
+
+    def _outer(
+        self, iterators: Sequence[int], body: Callable[[], None], *, at_least_once: bool = False
+    ) -> None:
+        """Loops over some iterators, one index at a time."""
+        if not iterators:
+            body()
+            return
+        first, *rest = iterators
+        zero, one = self.loops.constant(0), self.loops.constant(1)
+
+        def visit(index: SSAValue, _: Carried) -> Carried:
+            self.at[first] = index
+            self._outer(rest, body, at_least_once=at_least_once)
+            return ()
+
+        size = self._size(first).value
+        trips = self.loops.maximum(size, one) if at_least_once else size
+        self.loops.counted(zero, trips, one, visit)
+
+    def _product(self) -> None:
+        """The loops over cache blocks."""
+        along, across = self._own(self._inner(self.along), self._inner(self.across))
+
+        def over_parts(part: Part) -> None:
+            def over_k() -> None:
+                self._split(
+                    self.reduction,
+                    self._cache_block("k"),
+                    1,
+                    lambda k: self._cache_blocks(part, across, k),
+                    at_least_once=True,
+                )
+
+            self._outer(self.problem.outer("k"), over_k, at_least_once=True)
+
+        self._split(along, self._cache_block(self.along), self.lanes, over_parts)
+
+    def _reduction(self) -> Part:
+        """All of the inner reduction; nothing of it where one around it has no steps."""
+        whole, loops = self._inner("k"), self.loops
+        length = whole.length
+        for iterator in self.problem.outer("k"):
+            some = loops.minimum(self._size(iterator).value, loops.constant(1))
+            length = Length(loops.mul(length.value, some), length.bounds)
+        return replace(whole, length=length)
+
+    def _cache_blocks(self, along: Part, across: Part, k: Part) -> None:
+        """Everything for one part of the reduction."""
+        self.operands = {role: self._operand(role) for role in _ROLES}
+        packed = [role for role in _FACTORS if self.plan.plan.packs(role)]
+        threshold = self.plan.plan.pack_from.data
+        if not threshold or not packed:
+            self._packed_blocks(along, across, k, packed)
+            return
+        smaller = self.loops.minimum(along.length.value, across.length.value)
+        forced = [role for role in packed if not self._readable(role)]
+        self.loops.branch(
+            self._at_least(smaller, threshold),
+            lambda: self._packed_blocks(along, across, k, packed),
+            lambda: self._packed_blocks(along, across, k, forced),
+        )
+
+    def _readable(self, role: Role) -> bool:
+        """Whether a factor can be read in place."""
+        view = self.operands[role]
+        return role == self.broadcast or view.is_contiguous(self.along)
+
+    def _at_least(self, value: SSAValue, threshold: int) -> SSAValue:
+        limit = self.loops.constant(threshold)
+        return self.loops.insert(arith.CmpiOp(value, limit, "uge")).result
+
+    def _packed_blocks(self, along: Part, across: Part, k: Part, packed: Sequence[Role]) -> None:
+        """The same with some factors packed."""
+        whole = not self._cache_block(self.across)
+        vector = self._reserve(self.vector, along, single=whole) if self.vector in packed else None
+        if vector is not None and not vector.single:
+            self._each_block(along, self.along, lambda p: self._fill_panel(vector, p, k))
+
+        def over_blocks(part: Part) -> None:
+            broadcast = None
+            if self.broadcast in packed:
+                broadcast = self._reserve(self.broadcast, part, single=False)
+                self._fill_rows(broadcast, part, k)
+            self._register_blocks(along, part, k, vector, broadcast)
+
+        self._split(across, self._cache_block(self.across), 1, over_blocks)
+
+    def _register_blocks(
+        self, along: Part, across: Part, k: Part, vector: Packed | None, broadcast: Packed | None
+    ) -> None:
+        """The loops over register blocks; the resident factor's block changes in the outer one."""
+        update = self._update(k)
+
+        def call(x: Part, y: Part) -> None:
+            self._call(x, y, k, update, vector, broadcast)
+
+        def for_vector(x: Part) -> None:
+            first, rest = None, across
+            if vector is not None and vector.single:
+                first, rest = self._first_block(across)
+                if first is not None:
+                    self._call(x, first, k, update, vector, broadcast, keep=True)
+                else:
+                    self._fill_panel(vector, x, k)
+            self._each_block(rest, self.across, lambda y: call(x, y))
+
+        if self.plan.plan.resident.data == self.vector or (vector and vector.single):
+            self._each_block(along, self.along, for_vector)
+        else:
+            self._each_block(
+                across,
+                self.across,
+                lambda y: self._each_block(along, self.along, lambda x: call(x, y)),
+            )
+
+    def _first_block(self, across: Part) -> tuple[Part | None, Part]:
+        """The first register block across the lanes, which can pack for the others, and those.
+
+        Its microkernel reads the vector factor in place and keeps what it loads, so that packing
+        takes no time of its own. There is one for each count of registers only: none at run time.
+        """
+        known = across.length.known
+        if not known or not self._readable(self.vector):
+            return None, across
+        size = split_evenly(known, self._register_block(self.across), 1)[0].size
+        rest = Part(self.loops.offset(across.start, size), self._known(known - size))
+        return replace(across, length=self._known(size)), rest
+
+    def _each_block(self, part: Part, kind: str, body: Callable[[Part], None]) -> None:
+        """A loop over the register blocks of a part."""
+        unit = self.lanes if kind == self.along else 1
+        self._split(part, self._register_block(kind), unit, body, runs=True)
+
+    def _split(
+        self,
+        part: Part,
+        block: int,
+        unit: int,
+        body: Callable[[Part], None],
+        *,
+        at_least_once: bool = False,
+        runs: bool = False,
+    ) -> None:
+        """Split a part evenly into blocks that start at multiples of `unit`, and visit each.
+
+        With `runs`, blocks of a known size are visited in loops of one size each.
+        """
+        loops = self.loops
+        known = part.length.known
+        if not block or (known == 0 and at_least_once):
+            body(part)
+            return
+        if known is not None:
+            found = split_evenly(known, block, unit)
+            if runs or len(found) <= 1:
+                loops.runs(
+                    found,
+                    lambda at, size: body(Part(loops.add(part.start, at), self._known(size))),
+                )
+                return
+        self._split_at_run_time(part, block, unit, body, at_least_once, even=runs)
+
+    def _split_at_run_time(
+        self,
+        part: Part,
+        block: int,
+        unit: int,
+        body: Callable[[Part], None],
+        at_least_once: bool,
+        even: bool,
+    ) -> None:
+        """As `_split`, in one loop for all sizes.
+
+        An `even` split distributes the rest over the blocks; else only the last one is shorter,
+        which takes less time to find and matters less the larger blocks are.
+        """
+        loops, size = self.loops, part.length.value
+        one = loops.constant(1)
+        units = loops.ceildiv(size, loops.constant(unit))
+        blocks = loops.ceildiv(units, loops.constant(block // unit))
+
+        # Divisions take as long as a small product: one block is not divided.
+        def divided() -> Sequence[SSAValue]:
+            if even:
+                return loops.div(units, blocks), loops.rem(units, blocks)
+            return loops.ceildiv(units, blocks), loops.constant(0)
+
+        if constant_index(blocks) is None:
+            several = loops.compare(blocks, "ugt", one)
+            small, larger = loops.choose(several, divided, lambda: (units, loops.constant(0)))
+        else:
+            small, larger = divided()
+
+        def start_of(number: SSAValue) -> SSAValue:
+            start = loops.mul(number, small)
+            if even:
+                start = loops.add(start, loops.minimum(number, larger))
+            return loops.mul(start, loops.constant(unit))
+
+        bounds = extents_of(part.length.bounds, block, unit)
+        if not even:
+            bounds = last_extent(part.length.bounds, block, unit), bounds[1]
+
+        def visit(number: SSAValue, _: Carried) -> Carried:
+            start = start_of(number)
+            end = loops.minimum(start_of(loops.add(number, one)), size)
+            length = Length(loops.sub(end, start), bounds)
+            body(Part(loops.add(part.start, start), length))
+            return ()
+
+        some = loops.maximum(blocks, one) if at_least_once else blocks
+        loops.counted(loops.constant(0), some, one, visit)
+
+    # ----------------------------------------------------------------------------- operands
+
+    def _known(self, size: int) -> Length:
+        return Length(self.loops.constant(size), (size, size))
+
+    def _size(self, iterator: int) -> Length:
+        """The extent of an iterator."""
+        known = self.op.sizes[iterator]
+        if known >= 0:
+            return self._known(known)
+        for role, memory in zip(_ROLES[::-1], self.values.memrefs[::-1], strict=True):
+            dim = self.problem.operand_named(role).dims[iterator]
+            if dim is not None:
+                size = memref.DimOp(memory, self.loops.constant(dim))
+                return Length(self.loops.insert(size).result, (0, None))
+        raise AssertionError("the verifier found a dimension that each iterator indexes alone")
+
+    def _inner(self, kind: str) -> Part:
+        """All of the iterator that blocks lie on."""
+        position = self.problem.position(kind)
+        size = self._known(1) if position is None else self._size(position)
+        return Part(self.loops.constant(0), size)
+
+    def _operand(self, role: Role) -> View:
+        """An operand at the current outer indices, with the dimensions that blocks lie on."""
+        position = _ROLES.index(role)
+        memory, map_ = self.values.memrefs[position], self.op.indexing_maps[position]
+        dims = self.problem.operand_named(role).dims
+        tags = ["_"] * len(map_.results)
+        for kind in "mnk":
+            iterator = self.problem.position(kind)
+            if iterator is not None and (dim := dims[iterator]) is not None:
+                tags[dim] = kind
+        whole = View(memory, "".join(tags))
+        if "_" not in tags and all(isinstance(index, AffineDimExpr) for index in map_.results):
+            return whole
+        inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
+        indices = evaluate(map_, {**self.at, **inner}, self.loops)
+        kept = [d for d, tag in enumerate(tags) if tag != "_"]
+        lengths = {kind: _extent(self._inner(kind).length) for kind in "mn" if kind in tags}
+        lengths |= {"_": 1, "k": _extent(self.reduction.length)}
+        sizes = [lengths[tag] for tag in tags]
+        offsets = [_number(index) for index in indices]
+        full = memref.SubviewOp.infer_result_type(whole.type, offsets, sizes, [1] * len(sizes))
+        strides = full.get_strides()
+        assert strides is not None
+        type_ = MemRefType(
+            full.element_type,
+            [full.get_shape()[d] for d in kept],
+            StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
+        )
+        op = memref.SubviewOp.get(memory, offsets, sizes, [1] * len(sizes), type_)
+        return View(self.loops.insert(op).result, whole.tags.replace("_", ""))
+
+    def _dimension(self, memory: SSAValue, dim: int) -> SSAValue | int:
+        """A size of a memref."""
+        assert isinstance(memory.type, MemRefType)
+        known = memory.type.get_shape()[dim]
+        if known != DYNAMIC_INDEX:
+            return known
+        size = memref.DimOp(memory, self.loops.constant(dim))
+        return self.loops.insert(size).result
+
+    def _update(self, k: Part) -> list[SSAValue]:
+        """What microkernels are told about a part of the reduction, after their operands.
+
+        Whether they start the sums, and the factors of the sums and of the old result: `beta` in
+        the first part, one later.
+        """
+        loops, op = self.loops, self.values
+        start = self._is_start(k)
+        if self.problem.from_zero:
+            first = start
+        elif op.first is None:
+            first = self._flag(value=False)
+        else:
+            first = loops.insert(arith.AndIOp(op.first, start)).result
+        if op.alpha is None or op.beta is None:
+            return [first]
+        assert isinstance(op.beta.type, AnyFloat)
+        one = loops.insert(arith.ConstantOp(FloatAttr(1.0, op.beta.type))).result
+        beta = loops.insert(arith.SelectOp(start, op.beta, one)).result
+        return [first, op.alpha, beta]
+
+    def _is_start(self, k: Part) -> SSAValue:
+        """Whether a part of the reduction is the first one."""
+        loops = self.loops
+        indices = [k.start, *(self.at[p] for p in self.problem.outer("k"))]
+        found: SSAValue | None = None
+        for index in indices:
+            if constant_index(index) == 0:
+                continue
+            here = loops.insert(arith.CmpiOp(index, loops.constant(0), "eq")).result
+            found = here if found is None else loops.insert(arith.AndIOp(found, here)).result
+        return self._flag(value=True) if found is None else found
+
+    def _flag(self, *, value: bool) -> SSAValue:
+        """A constant truth."""
+        return self.loops.insert(arith.ConstantOp(IntegerAttr(int(value), i1))).result
+
+    # ------------------------------------------------------------------------------ packing
+
+    def _reserve_workspace(self) -> None:
+        """A place for each packed factor, one behind the other."""
+        start = 0
+        for role in _FACTORS:
+            if self.plan.plan.packs(role):
+                elements = self._packed_elements(role)
+                line = WORKSPACE_ALIGNMENT // self.problem.operand.size
+                self.slices[role] = -(-elements // line) * line
+                every = self.slices[role] * self.threads
+                op = WorkspaceOp(MemRefType(self.problem.operand.mlir, [every]), start)
+                self.memory[role] = self.loops.insert(op).result
+                bytes_ = every * self.problem.operand.size
+                start += -(-bytes_ // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+
+    def _packed_elements(self, role: Role) -> int:
+        """Elements of the largest packed part of a factor."""
+        if role == self.vector:
+            single = not self._cache_block(self.across)
+            columns = self._register_block(self.along) if single else self._largest(self.along)
+            return self._largest("k") * (-(-columns // self.lanes) * self.lanes)
+        lanes = "k" if self._operand_is_contiguous(role, "k") else self.across
+        return self._largest(self.across if lanes == "k" else "k") * self._pitch(lanes)
+
+    def _largest(self, kind: str) -> int:
+        """The largest part of an iterator that is packed at once."""
+        block, position = self._cache_block(kind), self.problem.position(kind)
+        extent = 1 if position is None else self.op.sizes[position]
+        if extent < 0 and not block:
+            raise Unsupported(
+                f"a packed factor's {kind} is known only at run time: the plan needs a {kind}_block"
+            )
+        return max(1, block if extent < 0 else min(block or extent, extent))
+
+    def _operand_is_contiguous(self, role: Role, kind: str) -> bool:
+        return self.problem.stride(role, kind) == 1
+
+    def _reserve(self, role: Role, part: Part, *, single: bool) -> Packed:
+        """The place in the workspace of a part of a factor that begins at `part`."""
+        slice_ = self.loops.constant(0)
+        if self.thread is not None:
+            slice_ = self.loops.mul(self.thread, self.loops.constant(self.slices[role]))
+        return Packed(self.memory[role], slice_, part.start, single)
+
+    def _place(self, packed: Packed, at: SSAValue, pitch: SSAValue) -> SSAValue:
+        """Where what begins at index `at` along m or n lies in the packed part, in elements."""
+        if packed.single:
+            return packed.slice
+        place = self.loops.mul(self.loops.sub(at, packed.origin), pitch)
+        return self.loops.add(packed.slice, place)
+
+    def _fill_panel(self, packed: Packed, block: Part, k: Part) -> None:
+        """Pack one register block of the vector factor into a panel of whole registers."""
+        source = self.operands[self.vector]
+        place = self._place(packed, block.start, k.length.value)
+
+        def fill(registers: int) -> None:
+            panel = self._matrix(packed.memory, place, k.length, registers * self.lanes)
+            extents = _extent(k.length), _extent(block.length)
+            indices = [k.start if tag == "k" else block.start for tag in source.tags]
+            self.loops.insert(PackOp(source.memory, indices, source.tags, panel, extents))
+
+        count = self.loops.ceildiv(block.length.value, self.loops.constant(self.lanes))
+        low, high = _registers(block.length.bounds, self.lanes)
+        self.loops.switch(count, {n: partial(fill, n) for n in range(low, high + 1)})
+
+    def _fill_rows(self, packed: Packed, part: Part, k: Part) -> None:
+        """Copy a part of the broadcast factor, in its own orientation."""
+        source = self.operands[self.broadcast]
+        lanes = "k" if self._operand_is_contiguous(self.broadcast, "k") else self.across
+        rows, width = (part.length, k.length) if lanes == "k" else (k.length, part.length)
+        panel = self._matrix(packed.memory, packed.slice, rows, self._pitch(lanes))
+        indices = [k.start if tag == "k" else part.start for tag in source.tags]
+        extents = _extent(rows), _extent(width)
+        op = PackOp(source.memory, indices, source.tags, panel, extents, lanes == "k")
+        self.loops.insert(op)
+
+    def _pitch(self, lanes: str) -> int:
+        """Elements from one row of the packed broadcast factor to the next.
+
+        An odd number of cache lines: rows then fall on all sets of a cache in turn.
+        """
+        block = self._largest(lanes)
+        line = self.plan.target.caches[0].line // self.problem.operand.size
+        return (-(-block // line) | 1) * line
+
+    def _matrix(
+        self, memory: SSAValue, place: SSAValue, rows: Length, width: SSAValue | int
+    ) -> SSAValue:
+        """A contiguous matrix in a part of the workspace."""
+        offset, sizes = _number(place), (_extent(rows), width)
+        pitch = None if isinstance(width, SSAValue) else width
+        type_ = MemRefType(
+            self.problem.operand.mlir,
+            [_static(size) for size in sizes],
+            StridedLayoutAttr([pitch, 1], offset if isinstance(offset, int) else None),
+        )
+        op = memref.ReinterpretCastOp(
+            memory,
+            _dynamic(offset),
+            _dynamic(*sizes),
+            _dynamic(width),
+            [_static(offset)],
+            [_static(size) for size in sizes],
+            [_static(width), 1],
+            type_,
+        )
+        return self.loops.insert(op).result
+
+    # -------------------------------------------------------------------------------- calls
+
+    def _call(
+        self,
+        x: Part,
+        y: Part,
+        k: Part,
+        update: Sequence[SSAValue],
+        vector: Packed | None,
+        broadcast: Packed | None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Run the microkernel of one block: `x` along the lanes, `y` across.
+
+        With `keep` it reads the vector factor in place, and packs it.
+        """
+        kept = self._vector_panel(x, k, vector) if keep and vector is not None else None
+        views: dict[Role, View] = {
+            self.vector: self._vector_view(x, k, None if keep else vector),
+            self.broadcast: self._broadcast_view(y, k, broadcast),
+            "out": self._slice(self.operands["out"], {self.along: x, self.across: y}),
+        }
+        loops = self.loops
+        if x.length.known is not None and y.length.known is not None:
+            self._microkernel((y.length.known, x.length.known), False, views, update, kept)
+            return
+        low, high = _registers(x.length.bounds, self.lanes)
+        assert y.length.bounds[1] is not None
+        heights = range(y.length.bounds[0], y.length.bounds[1] + 1)
+
+        def case(registers: int, height: int) -> Callable[[], None]:
+            shape = height, registers * self.lanes
+            return lambda: self._microkernel(shape, True, views, update, kept)
+
+        cases = {
+            registers * len(heights) + number: case(registers, height)
+            for registers in range(low, high + 1)
+            for number, height in enumerate(heights)
+        }
+        registers = loops.ceildiv(x.length.value, loops.constant(self.lanes))
+        number = loops.sub(y.length.value, loops.constant(heights[0]))
+        loops.switch(loops.add(loops.mul(registers, loops.constant(len(heights))), number), cases)
+
+    def _vector_view(self, block: Part, k: Part, packed: Packed | None) -> View:
+        """A register block of the vector factor."""
+        if packed is None:
+            return self._slice(self.operands[self.vector], {self.along: block, "k": k})
+        panel = self._vector_panel(block, k, packed)
+        whole = Part(self.loops.constant(0), k.length)
+        start = Part(self.loops.constant(0), block.length)
+        return self._slice(panel, {self.along: start, "k": whole})
+
+    def _vector_panel(self, block: Part, k: Part, packed: Packed) -> View:
+        """The panel of a register block of the vector factor, of whole registers."""
+        lanes = self.loops.constant(self.lanes)
+        width = self.loops.mul(self.loops.ceildiv(block.length.value, lanes), lanes)
+        place = self._place(packed, block.start, k.length.value)
+        panel = self._matrix(packed.memory, place, k.length, _number(width))
+        return View(panel, "k" + self.along)
+
+    def _broadcast_view(self, block: Part, k: Part, packed: Packed | None) -> View:
+        """A register block of the broadcast factor."""
+        source = self.operands[self.broadcast]
+        if packed is None:
+            return self._slice(source, {self.across: block, "k": k})
+        lanes = "k" if source.is_contiguous("k") else self.across
+        tags = self.across + "k" if lanes == "k" else "k" + self.across
+        here = replace(block, start=self.loops.sub(block.start, packed.origin))
+        rows = here.length if lanes == "k" else k.length
+        end = replace(rows, value=self.loops.add(here.start, rows.value)) if lanes == "k" else rows
+        matrix = self._matrix(packed.memory, packed.slice, end, self._pitch(lanes))
+        whole = Part(self.loops.constant(0), k.length)
+        return self._slice(View(matrix, tags), {self.across: here, "k": whole})
+
+    def _slice(self, view: View, parts: dict[str, Part]) -> View:
+        """A part of an operand along each of its dimensions."""
+        offsets = [_number(parts[tag].start) for tag in view.tags]
+        sizes = [_extent(parts[tag].length) for tag in view.tags]
+        type_ = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, [1] * len(sizes))
+        op = memref.SubviewOp.get(view.memory, offsets, sizes, [1] * len(sizes), type_)
+        return View(self.loops.insert(op).result, view.tags)
+
+    # ------------------------------------------------------------------------ microkernels
+
+    def _microkernel(
+        self,
+        shape: tuple[int, int],
+        masked: bool,
+        views: Mapping[Role, View],
+        update: Sequence[SSAValue],
+        kept: View | None,
+    ) -> None:
+        """Call the microkernel for a block of some shape (across, along)."""
+        packed = kept is None
+        wanted = {
+            role: self._argument_type(role, view, shape, masked, packed)
+            for role, view in views.items()
+        }
+        panels: list[SSAValue] = []
+        if kept is not None:
+            width = -(-shape[1] // self.lanes) * self.lanes
+            layout = StridedLayoutAttr((width, 1), None)
+            type_ = MemRefType(kept.type.element_type, [DYNAMIC_INDEX, width], layout)
+            panels.append(self._cast(kept.memory, type_))
+        key = (shape, masked, packed, tuple(wanted.values()))
+        if key not in self.microkernels:
+            types = [panel.type for panel in panels]
+            self.microkernels[key] = self._build(shape, masked, wanted, views, types)
+        arguments = [self._cast(views[role].memory, wanted[role]) for role in _ROLES]
+        call = MicrokernelOp(self.microkernels[key], [*arguments, *update, *panels])
+        self.loops.insert(call)
+
+    def _argument_type(
+        self, role: Role, view: View, shape: tuple[int, int], masked: bool, packed: bool
+    ) -> MemRefType:
+        """What a microkernel takes: static where it may be, one type for all its calls."""
+        extents = {self.across: shape[0], self.along: DYNAMIC_INDEX if masked else shape[1]}
+        strides = view.type.get_strides()
+        assert strides is not None
+        if role != "out" and self.plan.plan.pack_from.data:
+            # In place or packed, decided at run time.
+            strides = tuple(s if s == 1 else None for s in strides)
+        elif packed and role == self.vector and self.plan.plan.packs(role):
+            strides = -(-shape[1] // self.lanes) * self.lanes, 1
+        sizes = [extents.get(tag, DYNAMIC_INDEX) for tag in view.tags]
+        return MemRefType(view.type.element_type, sizes, StridedLayoutAttr(strides, None))
+
+    def _cast(self, value: SSAValue, type_: MemRefType) -> SSAValue:
+        if value.type == type_:
+            return value
+        return SSAValue.get(self.loops.insert(memref.CastOp.get(value, type_)).dest)
+
+    def _build(
+        self,
+        shape: tuple[int, int],
+        masked: bool,
+        types: Mapping[Role, MemRefType],
+        views: Mapping[Role, View],
+        panels: Sequence[Attribute],
+    ) -> str:
+        """A private function that holds one product of a block's size."""
+        element = types["out"].element_type
+        scalars = [i1, *([element] * 2 if self.op.alpha is not None else [])]
+        inputs = [*(types[role] for role in _ROLES), *scalars, *panels]
+        block = Block(arg_types=inputs)
+        lhs, rhs, out, first, *more = block.args
+        scale, kept = more[: len(scalars) - 1], more[len(scalars) - 1 :]
+        names = (*_ROLES, "first", *("alpha", "beta")[: len(scale)], "panel")
+        for value, name in zip(block.args, names, strict=False):
+            value.name_hint = name
+        rows, columns = shape if self.along == "n" else (shape[1], shape[0])
+        size = f"{rows}x{columns}"
+        columns = -(-columns // self.lanes) * self.lanes if self.along == "n" else columns
+        rows = -(-rows // self.lanes) * self.lanes if self.along == "m" else rows
+        plan = self.plan.plan
+        block.add_ops(
+            [
+                GemmOp(
+                    lhs,
+                    rhs,
+                    out,
+                    [_tags_map(views[role].tags) for role in _ROLES],
+                    first=first,
+                    scale=(scale[0], scale[1]) if scale else None,
+                    kept=kept[0] if kept else None,
+                    plan=plan.with_entries(
+                        block=(rows, columns),
+                        edges="masked",
+                        pack="none",
+                        prefetch=plan.prefetch.data if kept or not plan.packs(self.vector) else 0,
+                        **dict.fromkeys(("m_block", "n_block", "k_block", "pack_from"), 0),
+                        threads=1,
+                    ),
+                ),
+                func.ReturnOp(),
+            ]
+        )
+        name = self._fresh_name(f"{size}_first" if panels else size)
+        self._add_function(name, block)
+        return name
+
+    def _fresh_name(self, purpose: str) -> str:
+        """A name for a private function."""
+        name = f"{self.function.sym_name.data}_{purpose}"
+        while SymbolTable.lookup_symbol(self.module, name) is not None:
+            name += "_"
+        return name
+
+    def _add_function(self, name: str, block: Block) -> None:
+        """Add a private function."""
+        types = [argument.type for argument in block.args]
+        function = func.FuncOp(name, (types, []), Region(block), visibility="private")
+        function.attributes[TARGET_ATTRIBUTE] = StringAttr(self.plan.target.name)
+        self.module.body.block.add_op(function)
+
+
+_ROLES: tuple[Role, ...] = ("lhs", "rhs", "out")
+_FACTORS: tuple[Role, ...] = ("lhs", "rhs")
+
+
+def _tags_map(tags: str) -> AffineMap:
+    """The map of an operand whose dimensions are indexed by iterators of these kinds."""
+    return AffineMap(3, 0, tuple(AffineExpr.dimension("mnk".index(tag)) for tag in tags))
+
+
+def _number(value: SSAValue) -> SSAValue | int:
+    """A constant as a number."""
+    known = constant_index(value)
+    return value if known is None else known
+
+
+def _static(value: SSAValue | int) -> int:
+    """A number as it stands in a list of static ones."""
+    return value if isinstance(value, int) else DYNAMIC_INDEX
+
+
+def _dynamic(*values: SSAValue | int) -> list[SSAValue]:
+    """Those that are known only at run time."""
+    return [value for value in values if isinstance(value, SSAValue)]
+
+
+def _extent(length: Length) -> SSAValue | int:
+    """A length as a number, where it is known now."""
+    return _number(length.value)
+
+
+def _registers(bounds: Bounds, lanes: int) -> tuple[int, int]:
+    """The smallest and the largest number of registers for some elements."""
+    low, high = bounds
+    assert high is not None
+    return max(1, -(-low // lanes)), -(-high // lanes)
+
+
+def _needs_blocks(op: GemmOp, plan: PlanAttr) -> bool:
+    """Whether only microkernels can do it: its plan says so, or its sizes or update are unknown."""
+    if plan.edges.data == "masked":
+        return False
+    open_update = op.first is not None or op.alpha is not None
+    return plan.blocked or open_update or min(op.sizes, default=0) < 0
+
+
+@dataclass(frozen=True)
+class BlockPass(ModulePass):
+    """Cut planned products into calls of microkernels."""
+
+    name = "block"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite the module in place."""
+        for gemm in [o for o in op.walk() if isinstance(o, GemmOp)]:
+            if gemm.plan is None or not _needs_blocks(gemm, gemm.plan):
+                continue
+            try:
+                plan = schedule(gemm)
+                function = enclosing_function(gemm)
+                Blocker(plan, op, function).block()
+            except Unsupported as error:
+                refuse(gemm, str(error))
+            Rewriter.erase_op(gemm)

@@ -1,11 +1,11 @@
 """A compiled function: machine code that is called on numpy arrays, and what became of its source.
 
 A `Kernel` keeps its machine code alive: `address` is valid as long as the kernel is. A call checks
-its arguments (`runtime.signature`), then runs native code without holding Python's lock; any number
-of threads may call one kernel, each with results and a workspace of its own.
+its arguments (`runtime.entry`), then runs native code without holding Python's lock; any number of
+threads may call one kernel, each with results and a workspace of its own. A factor that was packed
+for the kernel (`nkdsl.pack`) surprises those checks, and is then found out.
 """
 
-import ctypes
 from functools import cached_property
 
 import numpy as np
@@ -16,13 +16,27 @@ from nkdsl.backends import linker, native
 from nkdsl.backends.native import LoadedCode
 from nkdsl.errors import InvalidInput
 from nkdsl.frontend import load, make_context, to_text
+from nkdsl.packed import Packed, Variants
 from nkdsl.pipeline import LEVELS, lower
-from nkdsl.runtime.address import address_of
+from nkdsl.runtime.entry import CheckedCall, Entry, native_entry
 from nkdsl.runtime.signature import Signature
-from nkdsl.runtime.workspace import ALIGNMENT, thread_workspace
 from nkdsl.targets.model import Target
 
 Array = npt.NDArray[np.generic]
+
+
+class _Call(CheckedCall):
+    """A call that leaves packed factors to the kernels that read them."""
+
+    variants: Variants
+
+    def __call__(self, *arguments: object, workspace: npt.NDArray[np.uint8] | None = None) -> None:
+        """Check the arguments, then run; see `Kernel.__call__`."""
+        for position, argument in enumerate(arguments):
+            if type(argument) is Packed:
+                self.variants.call(position, arguments, workspace)
+                return
+        super().__call__(*arguments, workspace=workspace)
 
 
 class Kernel:
@@ -121,7 +135,7 @@ class Kernel:
         Raises:
             Unsupported: where this CPU can't run the target's code.
         """
-        _ = self._entry
+        _ = self.entry
 
     @cached_property
     def _code(self) -> LoadedCode:
@@ -132,9 +146,10 @@ class Kernel:
         """The native entry point's address; its type is `c_declaration`.
 
         It is valid as long as this kernel lives, and checks nothing: pointers must be to memory of
-        the parameters' types and layouts, results must not overlap other arguments, and where
-        `workspace_bytes` is not 0 the last pointer is to so many bytes, aligned to 64, that no
-        other call uses meanwhile.
+        the parameters' types and layouts, sizes (`a_d0`) and strides in elements (`a_s0`) must be
+        those of that memory, results must not overlap other arguments, and where `workspace_bytes`
+        is not 0 the last pointer is to so many bytes, aligned to 64, that no other call uses
+        meanwhile.
 
         Raises:
             Unsupported: where this CPU can't run the target's code.
@@ -142,40 +157,56 @@ class Kernel:
         return self._code.address(self.signature.symbol)
 
     @cached_property
-    def _entry(self) -> "ctypes._FuncPointer":
-        count = len(self.signature.parameters) + (1 if self.workspace_bytes else 0)
-        return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(self.address)
+    def entry(self) -> Entry:
+        """The function that a call goes through, without the detour by way of the kernel.
 
-    def __call__(self, *arrays: Array, workspace: npt.NDArray[np.uint8] | None = None) -> None:
+        It takes what `Kernel.__call__` takes and checks as much, and lives on its own.
+
+        Raises:
+            Unsupported: where this CPU can't run the target's code.
+        """
+        return native_entry(self._checked)
+
+    @cached_property
+    def _checked(self) -> CheckedCall:
+        call = _Call(self.signature, self._code, self.address, self.workspace_bytes)
+        call.variants = self.variants
+        return call
+
+    @cached_property
+    def variants(self) -> Variants:
+        """The kernels that do the same with a packed factor."""
+        return Variants(self._source, self.signature.symbol, self.target, self.plan)
+
+    def packed(self, factor: Packed) -> "Kernel":
+        """The kernel that reads a packed factor, for native callers.
+
+        It takes the array `factor.panels` in place of the factor's argument.
+
+        Raises:
+            InvalidInput: for a factor that was packed for another kernel, saying what differs.
+        """
+        return self.variants.reader(factor)[1]
+
+    def __call__(
+        self, *arguments: Array | float | Packed, workspace: npt.NDArray[np.uint8] | None = None
+    ) -> None:
         """Run on numpy arrays, in the order of the function's parameters; writes in place.
 
         Python's lock is free meanwhile. Threads may call at the same time if none writes what
         another one uses.
 
         Args:
-            arrays: one array a parameter, of exactly its type, shape and strides.
-            workspace: `workspace_bytes` bytes of scratch memory, aligned to 64; this thread's own
+            arguments: for each parameter an array of exactly its type, shape and strides, as far
+                as these are known, a number, or what `nkdsl.pack` made for this kernel.
+            workspace: `workspace_bytes` bytes of scratch memory, aligned to 64; the kernel's own
                 by default.
 
         Raises:
             InvalidInput: for arguments that don't fit, before any native code runs.
             Unsupported: where this CPU can't run the target's code.
         """
-        pointers = self.signature.check(arrays)
-        if self.workspace_bytes:
-            pointers.append(self._workspace(workspace))
-        self._entry(*pointers)
-
-    def _workspace(self, given: npt.NDArray[np.uint8] | None) -> int:
-        """The address of the workspace for one call."""
-        if given is None:
-            return address_of(thread_workspace(self.workspace_bytes))
-        address = address_of(given)
-        if given.nbytes < self.workspace_bytes or address % ALIGNMENT:
-            raise InvalidInput(
-                f"the workspace needs {self.workspace_bytes} bytes aligned to {ALIGNMENT}, got "
-                f"{given.nbytes} at {address:#x}"
-            )
-        if not (given.flags.c_contiguous and given.flags.writeable):
-            raise InvalidInput("the workspace must be contiguous, writable memory")
-        return address
+        if workspace is None:
+            self.entry(*arguments)
+        else:
+            self._checked(*arguments, workspace=workspace)

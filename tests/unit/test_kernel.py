@@ -1,8 +1,10 @@
 """Calling a kernel: arguments are checked before any native code runs, and then it is right."""
 
 import ctypes
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -17,6 +19,7 @@ from nkdsl.backends import native
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.pipeline import LEVELS
 from nkdsl.runtime.address import address_of
+from nkdsl.runtime.entry import CheckedCall, native_entry
 from nkdsl.runtime.workspace import aligned_bytes
 from nkdsl.targets import can_run, get_target
 from tests.unit.helpers import Product
@@ -117,18 +120,28 @@ def test_a_wrong_number_of_arguments_is_refused(count):
         compiled()(*arrays)
 
 
-def test_native_code_is_not_entered_when_a_check_fails(monkeypatch):
-    kernel = compiled()
-    entered: list[object] = []
-    monkeypatch.setitem(kernel.__dict__, "_entry", lambda *pointers: entered.append(pointers))
-    for position, spoil, _ in REFUSED.values():
-        arrays: list[Any] = operands()
-        arrays[position] = spoil(arrays[position])
-        with pytest.raises(InvalidInput):
-            kernel(*arrays)
-    assert entered == []
-    kernel(*operands())
-    assert len(entered) == 1
+def test_native_code_is_not_entered_when_a_check_fails():
+    entered = np.zeros(1, np.int64)
+    code = native.load(
+        f"""define void @product(ptr %a, ptr %b, ptr %c) {{
+          %before = load i64, ptr inttoptr (i64 {entered.ctypes.data} to ptr)
+          %after = add i64 %before, 1
+          store i64 %after, ptr inttoptr (i64 {entered.ctypes.data} to ptr)
+          ret void
+        }}""",
+        get_target(TARGET),
+    )
+    checked = CheckedCall(compiled().signature, code, code.address("product"), 0)
+    for call in (checked, native_entry(checked)):
+        for position, spoil, _ in REFUSED.values():
+            arrays: list[Any] = operands()
+            arrays[position] = spoil(arrays[position])
+            with pytest.raises(InvalidInput):
+                call(*arrays)
+        assert entered == 0
+        call(*operands())
+        assert entered == 1
+        entered[...] = 0
 
 
 def test_read_only_factors_are_welcome():
@@ -289,12 +302,6 @@ def test_eight_threads_may_call_one_kernel():
         assert list(pool.map(work, range(8))) == [True] * 8
 
 
-def test_pythons_lock_is_free_while_native_code_runs():
-    # ctypes frees it for every function type but those made for Python's own C functions.
-    python_api = 0x4  # FUNCFLAG_PYTHONAPI
-    assert not type(compiled()._entry)._flags_ & python_api
-
-
 # -------------------------------------------------------------------------------- workspace
 
 
@@ -345,7 +352,7 @@ def repeated_byte(size: int) -> np.ndarray:
 def test_a_workspace_must_be_plain_writable_memory(make, monkeypatch):
     kernel = with_workspace()
     # Should the check fail to refuse it, nothing must run on it.
-    monkeypatch.setitem(kernel.__dict__, "_entry", lambda *pointers: None)
+    monkeypatch.setattr(kernel._checked, "_native", lambda *pointers: None)
     with pytest.raises(InvalidInput, match="workspace"):
         kernel(*packed_operands(), workspace=make(kernel.workspace_bytes))
 
@@ -366,6 +373,7 @@ def test_every_level_can_be_looked_at(level):
     marks = {
         "linalg": "linalg.matmul",
         "nanokernel": "nanokernel.gemm",
+        "blocked": "nanokernel.gemm",
         "composed": "nanokernel.step",
         "nkvector": "nkvector.fma",
         "upstream": "vector.fma",
@@ -446,6 +454,38 @@ def test_the_address_can_be_called_from_c():
     entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(compiled().address)
     entry(a.ctypes.data, b.ctypes.data, c.ctypes.data)
     assert (c == expected).all()
+
+
+def test_the_entry_is_the_kernel_without_a_detour():
+    kernel = with_workspace()
+    a, b, c = packed_operands()
+    for call in (kernel.entry, kernel):
+        call(a, b, c)
+        call(a, b, c, workspace=aligned_bytes(kernel.workspace_bytes))
+    assert (c == 1 + 4 * 33).all()
+    with pytest.raises(InvalidInput, match="product takes 3 arrays, got 1"):
+        kernel.entry(a)
+
+
+def test_an_entry_outlives_its_kernel():
+    entry = nkdsl.compile(named("alone"), target=TARGET).entry
+    gc.collect()
+    a, b, c = operands()
+    expected = c + a @ b
+    entry(a, b, c)
+    assert (c == expected).all()
+
+
+def test_a_kernel_is_gone_when_nobody_refers_to_it():
+    kernel = nkdsl.compile(named("gone"), target=TARGET)
+    kernel(*operands())
+    left = weakref.ref(kernel), weakref.ref(kernel._checked)
+    gc.disable()
+    try:
+        del kernel
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_kernel_for_another_cpu_can_be_read_but_not_called(monkeypatch):

@@ -66,13 +66,17 @@ format: setup
 
 bench:
 	@bash tools/setup.sh --with-libxsmm
+	@bash tools/peers.sh
 	@mkdir -p bench/results
 	$(PY) -m nkdsl bench micro --dtype f32 --json bench/results/micro-f32.json --picture bench/results/micro-f32.png
 	$(PY) -m nkdsl bench micro --dtype f64 --json bench/results/micro-f64.json --picture bench/results/micro-f64.png
 	$(PY) -m nkdsl bench blocks 64x96x256 128x128x128 33x47x65 127x255x511 --dtype f32 \
 	  --json bench/results/blocks-f32.json --picture bench/results/blocks-f32.png
-	$(PY) -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/micro-f64.json
+	$(PY) -m nkdsl bench gemm --dtype f32 --json bench/results/gemm-f32.json --picture bench/results/gemm-f32.png
+	$(PY) -m nkdsl bench gemm --dtype f64 --sets squares --json bench/results/gemm-f64.json --picture bench/results/gemm-f64.png
+	$(PY) -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/micro-f64.json \
+	  bench/results/gemm-f32.json bench/results/gemm-f64.json
 
 clean:
-	rm -rf .venv build dist nkdsl.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist nkdsl.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

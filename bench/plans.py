@@ -45,8 +45,9 @@ class Candidate:
         rows, columns = plan.block
         label = f"{rows}x{columns} {plan.lanes.data} in lanes, {plan.resident.data} resident"
         if plan.pack.data != "none":
-            label += ", packed"
-        return f"{label}, k by {plan.k_block.data}" if plan.k_block.data else label
+            label += f", {plan.pack.data} packed"
+        blocks = {"m": plan.m_block.data, "n": plan.n_block.data, "k": plan.k_block.data}
+        return label + "".join(f", {kind} by {size}" for kind, size in blocks.items() if size)
 
 
 @dataclass(frozen=True)

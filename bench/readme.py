@@ -1,9 +1,10 @@
-"""The results section of README.md, made from the JSON of `nkdsl bench micro`.
+"""The results sections of README.md, made from the JSON of `nkdsl bench micro` and `bench gemm`.
 
-    python -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/micro-f64.json
+    python -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/gemm-f32.json
 
-writes one table an element type between the markers `<!-- bench:begin -->` and
-`<!-- bench:end -->`, under the command that made it. Nothing else in README quotes a figure.
+writes a table for each report between the markers of its suite, `<!-- bench:begin -->` and
+`<!-- bench:end -->` for `micro`, `<!-- bench gemm:begin -->` and `<!-- bench gemm:end -->` for
+`gemm`, under the command that made it. Nothing else in README quotes a figure.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nkdsl.bench.gemm_report import SCHEMA as GEMM_SCHEMA
 from nkdsl.bench.ours import NAME as OURS
 from nkdsl.errors import InvalidInput
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+GEMM_BEGIN, GEMM_END = "<!-- bench gemm:begin -->", "<!-- bench gemm:end -->"
 
 
 def section(report: dict[str, Any], picture: str) -> str:
@@ -52,6 +55,58 @@ def _rows(report: dict[str, Any], peers: list[str]) -> list[list[str]]:
     return rows
 
 
+def gemm_section(report: dict[str, Any], picture: str) -> str:
+    """A report of whole products: our share of the peak, and our speed over each peer's."""
+    peers = list(dict.fromkeys(peer["name"] for peer in report["peers"] if peer["present"]))
+    head = ["set", "shape", "threads", "GF/s", "of the peak", "best peer", "× best"]
+    head += [f"× {peer}" for peer in peers]
+    dtype = report["rows"][0]["dtype"]
+    lines = [
+        f"**{dtype}** on {report['cpu']} (`{report['table']}`), C := A·B: `{report['command']}`",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(_gemm_row(row, peers))} |" for row in report["rows"]),
+        "",
+        *_gemm_summary(report),
+        "",
+        f"![share of the peak over size, {dtype}]({picture})",
+    ]
+    return "\n".join(lines)
+
+
+def _gemm_row(row: dict[str, Any], peers: list[str]) -> list[str]:
+    found = {contender["name"]: contender for contender in row["contenders"]}
+    mine = found.get(OURS, {})
+    return [
+        *(row["set"], row["shape"], str(row["threads"])),
+        _median(mine.get("gflops"), "{:.1f}"),
+        _median(mine.get("share"), "{:.1%}"),
+        row["best_peer"] or "–",
+        _median(row["ratio"], "{:.2f}"),
+        *(_median(found.get(peer, {}).get("ratio"), "{:.2f}") for peer in peers),
+    ]
+
+
+def _gemm_summary(report: dict[str, Any]) -> list[str]:
+    """A small table: means and minima by set."""
+    head = ["set", "threads", "of the peak, mean", "least", "× best peer, mean", "least", "won"]
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(_gemm_summary_row(each))} |" for each in report["summary"]),
+    ]
+
+
+def _gemm_summary_row(each: dict[str, Any]) -> list[str]:
+    return [
+        *(each["set"], str(each["threads"])),
+        *(_number(each[name], "{:.1%}") for name in ("share", "least_share")),
+        *(_number(each[name], "{:.2f}") for name in ("ratio", "least_ratio")),
+        f"{each['won']} of {each['rows']}",
+    ]
+
+
 def _median(spread: dict[str, float] | None, form: str) -> str:
     return _number(None if spread is None else spread["median"], form)
 
@@ -61,21 +116,33 @@ def _number(value: float | None, form: str) -> str:
 
 
 def update(readme: Path, results: list[Path]) -> None:
-    """Replace what stands between the markers.
+    """Replace what stands between the markers of each suite that there are results of.
 
     Raises:
         InvalidInput: where the markers are missing.
     """
+    micro: list[str] = []
+    gemm: list[str] = []
+    for path in results:
+        report, picture = json.loads(path.read_text()), path.with_suffix(".png").as_posix()
+        if report.get("schema") == GEMM_SCHEMA:
+            gemm.append(gemm_section(report, picture))
+        else:
+            micro.append(section(report, picture))
     text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InvalidInput(f"{readme} has no {BEGIN} … {END}")
-    sections = [
-        section(json.loads(path.read_text()), path.with_suffix(".png").as_posix())
-        for path in results
-    ]
-    readme.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}")
+    if micro or not gemm:
+        text = _replaced(text, BEGIN, END, micro, readme)
+    if gemm:
+        text = _replaced(text, GEMM_BEGIN, GEMM_END, gemm, readme)
+    readme.write_text(text)
+
+
+def _replaced(text: str, begin: str, end: str, sections: list[str], readme: Path) -> str:
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise InvalidInput(f"{readme} has no {begin} … {end}")
+    return f"{before}{begin}\n\n" + "\n\n".join(sections) + f"\n\n{end}{after}"
 
 
 if __name__ == "__main__":

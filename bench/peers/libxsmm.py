@@ -30,9 +30,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.jit import compile_ir
 from nkdsl.bench.machine import cache_directory
 from nkdsl.bench.peers.base import Availability, Unable, checked
+from nkdsl.bench.peers.engine import Made, plain_only
 from nkdsl.bench.problem import Problem, Row
 from nkdsl.bench.timing import Contender, NativeContender, fastest
 
@@ -43,6 +45,8 @@ SHIM = Path(__file__).with_name("libxsmm_shim.c")
 ARCHIVES = ("libxsmm.a", "libxsmmnoblas.a")
 BUILD_TIMEOUT_S = 120
 
+LARGEST = 192
+"""Whole products up to this many rows, columns and terms on average are libxsmm's business."""
 TRANS_A, TRANS_B = 1, 2
 PREFETCH_NONE = 0
 LETTERS = {"f32": "s", "f64": "d"}
@@ -98,6 +102,37 @@ class Libxsmm:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class LibxsmmEngine:
+    """One kernel for a whole product, C := A·B."""
+
+    def __init__(self) -> None:
+        """Nothing is loaded before `availability`."""
+        self._library: ctypes.CDLL | None = None
+
+    def availability(self) -> Availability:
+        """Find or build the shared library and load it."""
+        try:
+            self._library, origin = _load()
+        except Unable as error:
+            return Availability(False, str(error))
+        return Availability(True, f"{_version(self._library)}, {origin}")
+
+    def make(self, operands: Operands, contract: str) -> Made:
+        """The bare kernel, in the orientation that needs no transpose of C."""
+        plain_only(contract, "libxsmm")
+        row = operands.row
+        if self._library is None:
+            raise Unable(HOW_TO_GET)
+        if row.m * row.n * row.k > LARGEST**3:
+            raise Unable("libxsmm is for small products")
+        call = next(calls(row))
+        address = _dispatch(self._library, "mmdispatch", operands, call, beta=0)
+        if not address:
+            raise Unable("libxsmm's JIT returned no kernel")
+        a, b, c = operands.pointers
+        return Made(NativeContender("libxsmm", address, (b, a, c), row.flops, "", (operands,)))
 
 
 def calls(row: Row) -> Iterator[Call]:
@@ -170,18 +205,23 @@ def _native(
 
 
 def _dispatch(
-    library: ctypes.CDLL, function: str, problem: Problem, call: Call, extra: tuple[int, ...] = ()
+    library: ctypes.CDLL,
+    function: str,
+    problem: Problem | Operands,
+    call: Call,
+    extra: tuple[int, ...] = (),
+    beta: int = 1,
 ) -> int | None:
-    """Have a kernel generated for C += A·B; its address, or None where libxsmm cannot."""
+    """Have a kernel generated for C := beta·C + A·B; its address, or None where it cannot be."""
     entry = getattr(library, f"libxsmm_{LETTERS[problem.element.name]}{function}", None)
     if entry is None:
         return None
     entry.restype = ctypes.c_void_p
-    one = SCALARS[problem.element.name](1)
+    one, factor = (SCALARS[problem.element.name](x) for x in (1, beta))
     pointers = [ctypes.byref(ctypes.c_int(x)) for x in (call.lda, call.ldb, call.ldc)]
     flags, prefetch = ctypes.c_int(call.flags), ctypes.c_int(PREFETCH_NONE)
     sizes = [ctypes.c_int(x) for x in (call.m, call.n, call.k, *extra)]
-    scalars = [ctypes.byref(one), ctypes.byref(one), ctypes.byref(flags), ctypes.byref(prefetch)]
+    scalars = [ctypes.byref(one), ctypes.byref(factor), ctypes.byref(flags), ctypes.byref(prefetch)]
     address: int | None = entry(*sizes, *pointers, *scalars)
     return address
 

@@ -24,6 +24,7 @@ A packed factor gets a panel in the workspace, refilled for each of its blocks. 
 plan says it all. Imports: our dialects, the planner.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -325,8 +326,8 @@ class Composer:
         zero = self.loops.constant(0)
         kind = "m" if role == "lhs" else "n"
         if self.schedule.packed == role:
-            panel = self._panel_slice(self._padded(width))
-            return Factor(panel, (zero, zero), f"k{kind}", panel=True)
+            tags = kind + "k" if self._dots else "k" + kind
+            return Factor(self._panel_slice(width), (zero, zero), tags, panel=True)
         self._set("k", zero)
         position = 0 if role == "lhs" else 1
         operand = self.schedule.op.lhs if role == "lhs" else self.schedule.op.rhs
@@ -335,21 +336,30 @@ class Composer:
 
     # ---------------------------------------------------------------------------- panels
 
-    def _padded(self, width: int) -> int:
-        """A panel's width: whole registers."""
+    @property
+    def _dots(self) -> bool:
+        """Whether lanes lie along the reduction; the rows of a panel then do, too."""
+        return self.schedule.plan.lanes.data == "k"
+
+    def _panel_shape(self, width: int, depth: int) -> tuple[int, int]:
+        """A panel's rows, and its columns in whole registers."""
         lanes = self.schedule.instruction.lanes
-        return -(-width // lanes) * lanes
+        rows, columns = (width, depth) if self._dots else (depth, width)
+        return rows, -(-columns // lanes) * lanes
 
     def _reserve_panel(self) -> None:
         """One panel in the workspace, as wide as the widest block."""
         runs = self.schedule.columns if self.schedule.packed == "rhs" else self.schedule.rows
         if not runs:
             return
-        width = max(self._padded(run.size) for run in runs)
         chunks = self.schedule.chunks
-        elements = width * (max(run.size for run in chunks) if chunks else 0)
-        for position in self.problem.reduction[1:]:
-            elements *= self.problem.sizes[position]
+        depth = max((run.size for run in chunks), default=0)
+        inner = depth if len(self.problem.reduction) <= 1 else self.problem.extent("k")
+        elements = max(math.prod(self._panel_shape(run.size, inner)) for run in runs)
+        if len(self.problem.reduction) > 1:
+            elements *= depth * math.prod(
+                self.problem.sizes[position] for position in self.problem.reduction[1:-1]
+            )
         panel = MemRefType(self.problem.operand.mlir, [elements])
         self.panel = self.loops.insert(WorkspaceOp(panel)).result
 
@@ -366,10 +376,10 @@ class Composer:
             self._set(kind, index)
             self._set("k", self._inner_index(self.loops.constant(0)))
             indices, dims = self._indices(source, position, kind + "k")
-            panel = self._panel_slice(self._padded(width))
+            panel = self._panel_slice(width)
             if self._depth():
-                extents = self._depth(), width
-                self.loops.insert(PackOp(source, indices, dims, panel, extents))
+                extents = (width, self._depth()) if self._dots else (self._depth(), width)
+                self.loops.insert(PackOp(source, indices, dims, panel, extents, self._dots))
 
         self._each_reduction(self.problem.outer("k"), fill)
         body()
@@ -390,9 +400,9 @@ class Composer:
             body()
 
     def _panel_slice(self, width: int) -> SSAValue:
-        """The K×width part of the panel that belongs to the current outer reduction indices."""
+        """The part of the panel that belongs to the current outer reduction indices."""
         assert self.panel is not None
-        depth = self._depth()
+        rows, columns = self._panel_shape(width, self._depth())
         place: SSAValue | None = None
         for position in self.problem.outer("k"):
             if place is not None:
@@ -402,15 +412,15 @@ class Composer:
             place = index if place is None else self.loops.add(place, index)
         dynamic: list[SSAValue] = []
         if place is not None:
-            size = self.loops.constant(depth * width)
+            size = self.loops.constant(rows * columns)
             dynamic = [self.loops.insert(arith.MuliOp(place, size)).result]
         offset = None if dynamic else 0
         type_ = MemRefType(
-            self.problem.operand.mlir, [depth, width], StridedLayoutAttr([width, 1], offset)
+            self.problem.operand.mlir, [rows, columns], StridedLayoutAttr([columns, 1], offset)
         )
         static = [DYNAMIC_INDEX if dynamic else 0]
         cast = memref.ReinterpretCastOp(
-            self.panel, dynamic, [], [], static, [depth, width], [width, 1], type_
+            self.panel, dynamic, [], [], static, [rows, columns], [columns, 1], type_
         )
         return self.loops.insert(cast).result
 

@@ -109,7 +109,7 @@ class Packer:
         self.loops.counted(start, end, self.loops.constant(step), visit)
 
     def _copy_narrow(self, row: SSAValue, rows: int, registers: Sequence[Register]) -> None:
-        """Rows of a few registers each, all loaded before the first is stored."""
+        """Rows of a few registers each."""
         zero = self.loops.constant(0)
         source, panel = self._source_at(row, zero), self._panel_at(row, zero)
         ahead = source.offsets(**{self.row: ROWS_AHEAD})

@@ -63,6 +63,9 @@ FAR_STEP = 1.08
 """A step takes this much longer where a factor read in place arrives from beyond L2, whatever was
 asked for: 6 to 12 % were measured at 768³, 1000³ and 2047x2049x257 on Zen 4."""
 
+REVISITED_SHARE = 0.9
+"""The share that is left where each part of a stream is used several times before the next."""
+
 LOOP_MICRO_OPS = 3
 """Counter, compare-and-branch, one pointer."""
 
@@ -343,7 +346,10 @@ def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> floa
 
 
 def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
-    """Cycles until every element of the factors has come once from where a call finds it."""
+    """Cycles until every element of the factors has come once from where a call finds it.
+
+    What is used only once arrives in the steps themselves, and is counted there.
+    """
     sizes = {
         role: problem.operand.size
         * math.prod(
@@ -358,8 +364,9 @@ def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
         return 0.0
     rate = bytes_per_cycle(target, level)
     return sum(
-        size / (rate * (1.0 if _streams(problem, plan, role) else UNSTREAMED_SHARE))
+        size / (rate * (REVISITED_SHARE if _streams(problem, plan, role) else UNSTREAMED_SHARE))
         for role, size in sizes.items()
+        if uses(problem, plan, role) > 1
     )
 
 
@@ -513,9 +520,10 @@ def bytes_per_cycle(target: Target, level: int) -> float:
 def packing_cycles(
     problem: Problem, target: Target, plan: PlanAttr, instruction: Instruction
 ) -> float:
-    """Cycles to copy the packed factor once, transposed in registers.
+    """Cycles to copy the packed factor once.
 
-    An L×L tile costs L loads, L stores and L·log2(L) shuffles.
+    A tile of L×L elements costs L loads and L stores, and L·log2(L) shuffles where it is
+    transposed; without a contiguous dimension, a load an element.
     """
     if plan.pack.data == "none":
         return 0.0
@@ -523,11 +531,12 @@ def packing_cycles(
     kind, _ = _panel_width(problem, plan, role)
     lanes = instruction.lanes
     vectors = -(-problem.extent(kind) // lanes) * -(-problem.depth // lanes) * lanes
-    if problem.stride(role, "k") != 1:
+    copied = 1 / target.loads_per_cycle + 1 / target.stores_per_cycle
+    along = "k" if plan.lanes.data == "k" else kind
+    across = kind if plan.lanes.data == "k" else "k"
+    if problem.stride(role, along) == 1:
+        return vectors * copied
+    if problem.stride(role, across) != 1:
         return vectors * lanes / target.loads_per_cycle
     shuffles = lanes.bit_length() - 1
-    per_vector = max(
-        1 / target.loads_per_cycle + 1 / target.stores_per_cycle,
-        shuffles / target.shuffles_per_cycle,
-    )
-    return vectors * per_vector
+    return vectors * max(copied, shuffles / target.shuffles_per_cycle)

@@ -16,9 +16,12 @@ from nkdsl.dialects.nanokernel import PlanAttr
 from nkdsl.errors import Unsupported
 from nkdsl.planner.blocking import blocked_plans, predict_blocked
 from nkdsl.planner.cost import (
+    FACTORS,
     HARDWARE_STREAMS,
+    OUTER_CACHE_SHARE,
     STREAMED,
     Cost,
+    chunk_count,
     predict,
     split_block,
 )
@@ -53,17 +56,18 @@ def layouts(problem: Problem) -> tuple[Layout, ...]:
     """Every way to lay registers on the operands.
 
     Lanes lie along a dimension in which the result is contiguous; a factor that isn't contiguous
-    there is packed. Lanes along k need both factors contiguous in k and end in horizontal sums.
+    there is packed. Lanes along k end in horizontal sums; of factors that aren't contiguous in k,
+    one can be packed.
     """
     found = [
         Layout(kind, "none" if problem.stride(role, kind) == 1 else role)
         for kind, role in STREAMED.items()
         if problem.stride("out", kind) == 1
     ]
-    contiguous_k = problem.stride("lhs", "k") == problem.stride("rhs", "k") == 1
+    strided = [role for role in FACTORS if problem.stride(role, "k") != 1]
     result_contiguous = 1 in (problem.stride("out", "m"), problem.stride("out", "n"))
-    if contiguous_k and result_contiguous:
-        found.append(Layout("k", "none"))
+    if result_contiguous and len(strided) < len(FACTORS):
+        found.append(Layout("k", strided[0] if strided else "none"))
     if not found:
         raise Unsupported(
             "the result has stride 1 along neither its rows nor its columns; "
@@ -128,16 +132,27 @@ def _find_shared(
 ) -> PlanAttr | None:
     """The best plan that several threads can share; None for a product too small to be shared.
 
-    It is the best one for a single thread's part of the product.
+    It is the best one for a single thread's part of the product, among those that cut the reduction
+    where the plan for one thread does: so every element's sum has one order.
     """
     if problem.flops < 2 * SHARED_STEPS:
         return None
+    alone = find_plan(problem, target)
     best: tuple[float, PlanAttr] | None = None
     for plan in _blocked_candidates(problem, target, instruction):
+        if not _sums_alike(problem, alone, plan):
+            continue
         cycles = predict_blocked(problem, target, plan).cycles
         if best is None or cycles < best[0]:
             best = cycles, plan
     return None if best is None else best[1].with_entries(threads=threads)
+
+
+def _sums_alike(problem: Problem, alone: PlanAttr, shared: PlanAttr) -> bool:
+    """Whether two plans add up the products of an element in one order, with the same roundings."""
+    if alone.blocked:
+        return alone.k_block.data == shared.k_block.data
+    return chunk_count(problem, alone) == chunk_count(problem, shared) == 1
 
 
 def cost_of(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
@@ -147,10 +162,14 @@ def cost_of(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
 
 def candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:
     """Every plan that the planner compares."""
-    yield from _blocked_candidates(problem, target, instruction)
+    blocked: list[PlanAttr] = []
+    if problem.dynamic or outgrows_l2(problem, target):
+        blocked = list(_blocked_candidates(problem, target, instruction))
+        yield from blocked
     if problem.dynamic:
         return
-    k_blocks = _k_blocks(problem, target)
+    # With cache blocks on offer, a reduction in parts is theirs: threads can share those.
+    k_blocks = (0,) if blocked else _k_blocks(problem, target)
     for layout in layouts(problem):
         seen: set[object] = set()
         for block in _blocks(problem, target, instruction, layout.lanes):
@@ -160,6 +179,13 @@ def candidates(problem: Problem, target: Target, instruction: Instruction) -> It
             seen.add(runs)
             for resident, k_block in product(_residents(layout), k_blocks):
                 yield _plan(problem, target, instruction, layout, block, resident, k_block)
+
+
+def outgrows_l2(problem: Problem, target: Target) -> bool:
+    """Whether L2 can't hold all of a product's operands: else it needs no cache blocks."""
+    m, n, k = (problem.extent(kind) for kind in "mnk")
+    elements = m * k + k * n + m * n
+    return elements * problem.operand.size > OUTER_CACHE_SHARE * target.caches[1].size
 
 
 def _blocked_candidates(
@@ -217,10 +243,12 @@ def _blocks(
             if _live(problem, target, instruction, lanes, (rows * unit["m"], columns * unit["n"]))
             <= target.plannable_registers
         ]
-        # Half as many rows for the same columns only adds loads, but few rows stream better.
+        # Half as many rows for the same columns only adds loads.
         most = len(fitting) // 2
         yield from fitting[most:]
-        yield from fitting[min(HARDWARE_STREAMS, most) - 1 : min(HARDWARE_STREAMS, most)]
+        if lanes == "k" and most >= HARDWARE_STREAMS:
+            # Rows lie along the reduction: few of them stream better.
+            yield fitting[HARDWARE_STREAMS - 1]
 
 
 def _live(

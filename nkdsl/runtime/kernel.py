@@ -14,10 +14,11 @@ from xdsl.dialects.builtin import ModuleOp
 
 from nkdsl.backends import linker, native
 from nkdsl.backends.native import LoadedCode
-from nkdsl.errors import InvalidInput
+from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import load, make_context, to_text
 from nkdsl.packed import Packed, Variants
 from nkdsl.pipeline import LEVELS, lower
+from nkdsl.runtime import openmp
 from nkdsl.runtime.entry import CheckedCall, Entry, native_entry
 from nkdsl.runtime.signature import Signature
 from nkdsl.targets.model import Target
@@ -139,6 +140,11 @@ class Kernel:
 
     @cached_property
     def _code(self) -> LoadedCode:
+        # LLVM ends the process where it can't resolve a function.
+        if openmp.is_called(self._llvm_ir) and openmp.ensure_loaded() is None:
+            raise Unsupported(
+                f"{self.signature.symbol} shares its work between threads: {openmp.absence()}"
+            )
         return native.load(self._llvm_ir, self.target)
 
     @cached_property

@@ -40,6 +40,9 @@ SYMBOLS = (
 )
 """What kernels call."""
 
+_CALL = "@__kmpc_fork_call("
+"""What starts a parallel region in LLVM IR."""
+
 _MARK = b"__KMP_REGISTERED_LIB_"
 """What every copy says of itself while it runs; no other library has these words in its file."""
 
@@ -141,6 +144,11 @@ def set_threads(count: int) -> None:
     """How many threads the next regions of the calling thread get that ask for no number."""
     assert _loaded is not None, "ensure_loaded() comes first"
     _loaded.library.omp_set_num_threads(ctypes.c_int(count))
+
+
+def is_called(llvm_ir: str) -> bool:
+    """Whether a program needs the runtime."""
+    return _CALL in llvm_ir
 
 
 def absence() -> str:

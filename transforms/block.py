@@ -23,7 +23,12 @@ known only at run time, an `scf.index_switch` picks the microkernel.
 
 With lanes along m the roles of the factors, of rows and of columns are exchanged. If the broadcast
 dimension isn't cut, a panel of the vector factor is packed right before its use, into a place that
-stays in the caches. No options: the plan says it all. Imports: our dialects, the planner.
+stays in the caches; where sizes are known, by the first microkernel that reads it (`keep`).
+
+Several threads share a product as a grid of parts of its rows and columns, never of the reduction:
+each calls one function, `@f_part`, with its number, and has a slice of the workspace of its own.
+
+No options: the plan says it all. Imports: our dialects, the planner.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,6 +7,7 @@ a workspace that lie flush against pages that can't be touched.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -222,9 +223,22 @@ def around(*boundaries: int) -> list[int]:
 BLOCKED = {"pack": "both", "m_block": 6, "n_block": 32, "k_block": 5, "k_unroll": 2}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("pack", ["none", "lhs", "rhs", "both"])
-@pytest.mark.parametrize("resident", ["lhs", "rhs"])
+QUICK = {
+    ("x86-64-v3", "both", "rhs"),
+    ("skylake-avx512", "rhs", "lhs"),
+    ("znver4", "none", "rhs"),
+    ("x86-64-v3", "lhs", "lhs"),
+}
+"""The combinations that every run of the tests tries."""
+
+
+@pytest.mark.parametrize(
+    ("target", "pack", "resident"),
+    [
+        pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow)
+        for each in product(TARGETS, ("none", "lhs", "rhs", "both"), ("lhs", "rhs"))
+    ],
+)
 def test_one_kernel_serves_sizes_around_every_boundary(
     target: str, pack: str, resident: str
 ) -> None:
@@ -243,8 +257,11 @@ def test_one_kernel_serves_sizes_around_every_boundary(
         lowered.check(like=like, seed=number, guards=("end",), interpret=number % 7 == 0)
 
 
-@pytest.mark.parametrize("target", ["x86-64-v3", "znver4"])
-@pytest.mark.parametrize("empty", ["m", "n", "k", "mn", "mk", "nk", "mnk"])
+@pytest.mark.parametrize("target", ["x86-64-v3", pytest.param("znver4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "empty",
+    ["m", "n", "k", *(pytest.param(e, marks=pytest.mark.slow) for e in ("mn", "mk", "nk")), "mnk"],
+)
 @pytest.mark.parametrize("dynamic", ["", "mnk"])
 def test_empty_products_touch_nothing_but_the_sums_they_start(
     empty: str, target: str, dynamic: str

@@ -57,7 +57,7 @@ def layouts(problem: Problem) -> tuple[Layout, ...]:
 
     Lanes lie along a dimension in which the result is contiguous; a factor that isn't contiguous
     there is packed. Lanes along k end in horizontal sums; of factors that aren't contiguous in k,
-    one can be packed.
+    the smaller one can be packed.
     """
     found = [
         Layout(kind, "none" if problem.stride(role, kind) == 1 else role)
@@ -66,7 +66,8 @@ def layouts(problem: Problem) -> tuple[Layout, ...]:
     ]
     strided = [role for role in FACTORS if problem.stride(role, "k") != 1]
     result_contiguous = 1 in (problem.stride("out", "m"), problem.stride("out", "n"))
-    if result_contiguous and len(strided) < len(FACTORS):
+    small = "lhs" if problem.extent("m") < problem.extent("n") else "rhs"
+    if result_contiguous and strided in ([], [small]):
         found.append(Layout("k", strided[0] if strided else "none"))
     if not found:
         raise Unsupported(
@@ -246,8 +247,8 @@ def _blocks(
         # Half as many rows for the same columns only adds loads.
         most = len(fitting) // 2
         yield from fitting[most:]
-        if lanes == "k" and most >= HARDWARE_STREAMS:
-            # Rows lie along the reduction: few of them stream better.
+        if lanes != "n" and most >= HARDWARE_STREAMS:
+            # Where memory is what counts, a few rows, or registers of a column, stream better.
             yield fitting[HARDWARE_STREAMS - 1]
 
 

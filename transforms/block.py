@@ -67,15 +67,12 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
-from nkdsl.planner.blocking import thread_grid
+from nkdsl.planner.blocking import SHARED_STEPS, sides_of, thread_grid
+from nkdsl.planner.cost import FACTORS
 from nkdsl.planner.problem import Problem, Role
 from nkdsl.planner.split import extents_of, last_extent, split_evenly
 from nkdsl.transforms.compose import Schedule, enclosing_function, evaluate, schedule
 from nkdsl.transforms.loops import Carried, LoopBuilder
-
-PARALLEL_STEPS = 1 << 18
-"""Multiplications from which on several threads share a product of run-time size: with fewer it
-takes about as long as starting them."""
 
 Bounds = tuple[int, int | None]
 """The smallest and the largest value of a size; None: any."""
@@ -206,12 +203,12 @@ class Blocker:
     @property
     def vector(self) -> Role:
         """The factor that is loaded as registers."""
-        return "rhs" if self.along == "n" else "lhs"
+        return sides_of(self.along).vector
 
     @property
     def broadcast(self) -> Role:
         """The other factor."""
-        return "lhs" if self.along == "n" else "rhs"
+        return sides_of(self.along).broadcast
 
     @property
     def along(self) -> str:
@@ -221,7 +218,7 @@ class Blocker:
     @property
     def across(self) -> str:
         """The other kind, m or n."""
-        return "m" if self.along == "n" else "n"
+        return sides_of(self.along).across
 
     @property
     def lanes(self) -> int:
@@ -278,7 +275,7 @@ class Blocker:
             loops.counted(zero, loops.constant(count), one, visit)
 
         if self.problem.dynamic:
-            enough = loops.compare(self._steps(), "uge", loops.constant(PARALLEL_STEPS))
+            enough = loops.compare(self._steps(), "uge", loops.constant(SHARED_STEPS))
             loops.branch(enough, lambda: loops.parallel(count, call), one_by_one)
         else:
             loops.parallel(count, call)
@@ -397,7 +394,7 @@ class Blocker:
     def _cache_blocks(self, along: Part, across: Part, k: Part) -> None:
         """Everything for one part of the reduction."""
         self.operands = {role: self._operand(role) for role in _ROLES}
-        packed = [role for role in _FACTORS if self.plan.plan.packs(role)]
+        packed = [role for role in FACTORS if self.plan.plan.packs(role)]
         threshold = self.plan.plan.pack_from.data
         if not threshold or not packed:
             self._packed_blocks(along, across, k, packed)
@@ -405,7 +402,7 @@ class Blocker:
         smaller = self.loops.minimum(along.length.value, across.length.value)
         forced = [role for role in packed if not self._readable(role)]
         self.loops.branch(
-            self._at_least(smaller, threshold),
+            self.loops.compare(smaller, "uge", self.loops.constant(threshold)),
             lambda: self._packed_blocks(along, across, k, packed),
             lambda: self._packed_blocks(along, across, k, forced),
         )
@@ -414,10 +411,6 @@ class Blocker:
         """Whether a factor can be read in place."""
         view = self.operands[role]
         return role == self.broadcast or view.is_contiguous(self.along)
-
-    def _at_least(self, value: SSAValue, threshold: int) -> SSAValue:
-        limit = self.loops.constant(threshold)
-        return self.loops.insert(arith.CmpiOp(value, limit, "uge")).result
 
     def _packed_blocks(self, along: Part, across: Part, k: Part, packed: Sequence[Role]) -> None:
         """The same with some factors packed."""
@@ -615,15 +608,6 @@ class Blocker:
         op = memref.SubviewOp.get(memory, offsets, sizes, [1] * len(sizes), type_)
         return View(self.loops.insert(op).result, whole.tags.replace("_", ""))
 
-    def _dimension(self, memory: SSAValue, dim: int) -> SSAValue | int:
-        """A size of a memref."""
-        assert isinstance(memory.type, MemRefType)
-        known = memory.type.get_shape()[dim]
-        if known != DYNAMIC_INDEX:
-            return known
-        size = memref.DimOp(memory, self.loops.constant(dim))
-        return self.loops.insert(size).result
-
     def _update(self, k: Part) -> list[SSAValue]:
         """What microkernels are told about a part of the reduction, after their operands.
 
@@ -653,7 +637,7 @@ class Blocker:
         for index in indices:
             if constant_index(index) == 0:
                 continue
-            here = loops.insert(arith.CmpiOp(index, loops.constant(0), "eq")).result
+            here = loops.compare(index, "eq", loops.constant(0))
             found = here if found is None else loops.insert(arith.AndIOp(found, here)).result
         return self._flag(value=True) if found is None else found
 
@@ -666,7 +650,7 @@ class Blocker:
     def _reserve_workspace(self) -> None:
         """A place for each packed factor, one behind the other."""
         start = 0
-        for role in _FACTORS:
+        for role in FACTORS:
             if self.plan.plan.packs(role):
                 elements = self._packed_elements(role)
                 line = WORKSPACE_ALIGNMENT // self.problem.operand.size
@@ -683,7 +667,7 @@ class Blocker:
             single = not self._cache_block(self.across)
             columns = self._register_block(self.along) if single else self._largest(self.along)
             return self._largest("k") * (-(-columns // self.lanes) * self.lanes)
-        lanes = "k" if self._operand_is_contiguous(role, "k") else self.across
+        lanes = self._row_tag
         return self._largest(self.across if lanes == "k" else "k") * self._pitch(lanes)
 
     def _largest(self, kind: str) -> int:
@@ -696,8 +680,10 @@ class Blocker:
             )
         return max(1, block if extent < 0 else min(block or extent, extent))
 
-    def _operand_is_contiguous(self, role: Role, kind: str) -> bool:
-        return self.problem.stride(role, kind) == 1
+    @property
+    def _row_tag(self) -> str:
+        """The kind of iterator along the rows of the packed broadcast factor."""
+        return "k" if self.problem.stride(self.broadcast, "k") == 1 else self.across
 
     def _reserve(self, role: Role, part: Part, *, single: bool) -> Packed:
         """The place in the workspace of a part of a factor that begins at `part`."""
@@ -730,8 +716,7 @@ class Blocker:
 
     def _fill_rows(self, packed: Packed, part: Part, k: Part) -> None:
         """Copy a part of the broadcast factor, in its own orientation."""
-        source = self.operands[self.broadcast]
-        lanes = "k" if self._operand_is_contiguous(self.broadcast, "k") else self.across
+        source, lanes = self.operands[self.broadcast], self._row_tag
         rows, width = (part.length, k.length) if lanes == "k" else (k.length, part.length)
         panel = self._matrix(packed.memory, packed.slice, rows, self._pitch(lanes))
         indices = [k.start if tag == "k" else part.start for tag in source.tags]
@@ -837,7 +822,7 @@ class Blocker:
         source = self.operands[self.broadcast]
         if packed is None:
             return self._slice(source, {self.across: block, "k": k})
-        lanes = "k" if source.is_contiguous("k") else self.across
+        lanes = self._row_tag
         tags = self.across + "k" if lanes == "k" else "k" + self.across
         here = replace(block, start=self.loops.sub(block.start, packed.origin))
         rows = here.length if lanes == "k" else k.length
@@ -969,7 +954,6 @@ class Blocker:
 
 
 _ROLES: tuple[Role, ...] = ("lhs", "rhs", "out")
-_FACTORS: tuple[Role, ...] = ("lhs", "rhs")
 
 
 def _tags_map(tags: str) -> AffineMap:

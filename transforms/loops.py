@@ -217,13 +217,12 @@ class LoopBuilder:
         self, condition: SSAValue, then: Callable[[], None], otherwise: Callable[[], None]
     ) -> None:
         """`if condition: then() else: otherwise()`."""
-        blocks: list[Block] = []
-        for body in (then, otherwise):
-            blocks.append(Block())
-            with self.inside(blocks[-1]):
-                body()
-                self.insert(scf.YieldOp())
-        self.insert(scf.IfOp(condition, [], [blocks[0]], [blocks[1]]))
+
+        def nothing(body: Callable[[], None]) -> Sequence[SSAValue]:
+            body()
+            return ()
+
+        self.choose(condition, lambda: nothing(then), lambda: nothing(otherwise))
 
     def choose(
         self,

@@ -46,7 +46,7 @@ def plan_gemm(
             layout_of(operand.type)
     problem = analyse(op)
     if op.plan is None:
-        plan = _override(find_plan(problem, target, threads), overrides)
+        plan = find_plan(problem, target, threads).with_entries(**overrides)
     else:
         plan = op.plan
         if plan.target.data != target.name:
@@ -56,10 +56,6 @@ def plan_gemm(
             )
     check_plan(problem, target, plan)
     return plan
-
-
-def _override(plan: PlanAttr, overrides: dict[str, object]) -> PlanAttr:
-    return plan.with_entries(**overrides)
 
 
 def _parse_block(option: ParameterType | ParameterListType) -> tuple[int, int]:

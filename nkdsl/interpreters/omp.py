@@ -5,8 +5,6 @@ region that holds nothing else may run once, with every iteration; they run in r
 order is right.
 """
 
-from itertools import product
-
 from xdsl.dialects import omp
 from xdsl.interpreter import (
     Interpreter,
@@ -19,6 +17,8 @@ from xdsl.interpreter import (
     register_impls,
 )
 from xdsl.utils.exceptions import InterpretationError
+
+from nkdsl.interpreters.scf import any_order
 
 
 @register_impls
@@ -49,9 +49,7 @@ class OmpFunctions(InterpreterFunctions):
     def run_loop_nest(
         self, interpreter: Interpreter, op: omp.LoopNestOp, args: PythonValues
     ) -> PythonValues:
-        rank = len(op.lowerBound)
-        bounds = zip(args[:rank], args[rank : 2 * rank], args[2 * rank :], strict=True)
-        for point in product(*(reversed(range(*bound)) for bound in bounds)):
+        for point in any_order(args):
             interpreter.run_ssacfg_region(op.body, point, op.name)
         return ()
 

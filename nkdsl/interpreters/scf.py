@@ -4,6 +4,7 @@ The iterations of a parallel loop run in reverse order: any order is right, and 
 must not rely on shows where it does.
 """
 
+from collections.abc import Iterator
 from itertools import product
 
 from xdsl.dialects import scf
@@ -27,6 +28,13 @@ def _iterations(lower: int, upper: int, step: int) -> range:
     return range(lower, upper, step)
 
 
+def any_order(bounds: PythonValues) -> Iterator[tuple[int, ...]]:
+    """The points of a parallel loop, given its lower bounds, upper bounds and steps: in reverse."""
+    rank = len(bounds) // 3
+    loops = zip(bounds[:rank], bounds[rank : 2 * rank], bounds[2 * rank :], strict=True)
+    return product(*(reversed(_iterations(*loop)) for loop in loops))
+
+
 @register_impls
 class ScfFunctions(UpstreamScfFunctions):
     """The rules of `scf`."""
@@ -45,9 +53,7 @@ class ScfFunctions(UpstreamScfFunctions):
     ) -> PythonValues:
         if op.initVals:
             raise InterpretationError("a parallel loop with results can't be executed")
-        rank = len(op.lowerBound)
-        bounds = zip(args[:rank], args[rank : 2 * rank], args[2 * rank :], strict=True)
-        for point in product(*(reversed(_iterations(*bound)) for bound in bounds)):
+        for point in any_order(args):
             interpreter.run_ssacfg_region(op.body, point, op.name)
         return ()
 

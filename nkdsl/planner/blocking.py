@@ -28,6 +28,7 @@ from functools import cache
 
 from nkdsl.dialects.nanokernel import PlanAttr
 from nkdsl.planner.cost import (
+    FACTORS,
     FAR_STEP,
     OUTER_CACHE_SHARE,
     PAGE,
@@ -39,6 +40,7 @@ from nkdsl.planner.cost import (
     cache_level,
     cycles_a_miss,
     first_touch_cycles,
+    lines_a_load,
     moved_in_a_step,
     source_level,
     step_of,
@@ -58,6 +60,9 @@ MEMORY_LATENCY = 384.0
 
 PANEL_SHARE = 0.25
 """What of L2 a micro-panel of the vector factor may take: a block of the other one is there too."""
+
+SHARED_STEPS = 1 << 18
+"""Multiplications from which on threads share a product: with fewer, starting them takes longer."""
 
 PASSING_SHARE = 0.5
 """What storing a panel costs of its time where a microkernel computes meanwhile."""
@@ -205,7 +210,7 @@ class Resident:
     """What one cache is counted on to hold."""
 
     what: str
-    """The part of a factor, in words; `{A}` or `{B}` stands for the factor's name."""
+    """The part of a factor, in words."""
     role: Role
     shape: tuple[int, int]
     """(M or N, K) of it."""
@@ -262,7 +267,7 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     extents = {kind: problem.extent(kind) for kind in "mnk"}
     parts, used = _used(problem, plan)
     depth = used["k"]
-    sources = {role: _source(problem, target, plan, sides, role, used) for role in ("lhs", "rhs")}
+    sources = {role: _source(problem, target, plan, instruction, role, used) for role in FACTORS}
     everything = size * (
         extents["m"] * extents["k"] + extents["k"] * extents["n"] + extents["m"] * extents["n"]
     )
@@ -308,29 +313,19 @@ def _source(
     problem: Problem,
     target: Target,
     plan: PlanAttr,
-    sides: Sides,
+    instruction: Instruction,
     role: Role,
     used: dict[str, int],
 ) -> Source:
     """Where a factor's elements come from in the steps."""
-    size = problem.operand.size
     level = cache_level(target, _between(problem, plan, used, role))
     packed = plan.packs(role)
     if not packed:
-        level = max(level, source_level(problem, target, plan.with_entries(pack="none"), role))
+        level = max(level, source_level(problem, target, plan, role))
     rate = bytes_per_cycle(target, level)
     lost = 0.0 if packed or not level else cycles_a_miss(problem, target, plan, role, level)
-    aligned = packed or role == sides.broadcast or _is_aligned(problem, target, role)
-    line = target.caches[0].line
-    lanes = target.instruction(plan.instruction.data).lanes
-    return Source(level, rate, 1.0 if aligned else 1.0 + (lanes - 1) * size / line, lost)
-
-
-def _is_aligned(problem: Problem, target: Target, role: Role) -> bool:
-    """Whether every row of a factor begins at a cache line, if the first one does."""
-    size, line = problem.operand.size, target.caches[0].line
-    strides = problem.operand_named(role).strides
-    return all(stride == 1 or stride * size % line == 0 for stride in strides if stride)
+    lines = lines_a_load(problem, instruction, plan, role, target.caches[0].line)
+    return Source(level, rate, lines, lost)
 
 
 def _new_pages(problem: Problem, plan: PlanAttr, sides: Sides, rows: int, columns: int) -> float:

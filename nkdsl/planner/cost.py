@@ -225,7 +225,7 @@ def factor_source(
     # Beyond L2 only the hardware's streams reach the full rate, and it follows a limited number.
     lost_streams = level > 1 and streamed in (None, role) and not few_rows
     share = UNSTREAMED_SHARE if lost_streams else 1.0
-    lines = _lines_a_load(problem, instruction, plan, role, target.caches[0].line)
+    lines = lines_a_load(problem, instruction, plan, role, target.caches[0].line)
     return Source(level, rate * share, lines, lost)
 
 
@@ -440,12 +440,12 @@ def step_of(
     )
 
 
-def _lines_a_load(
+def lines_a_load(
     problem: Problem, instruction: Instruction, plan: PlanAttr, role: Role, line: int
 ) -> float:
     """Cache lines that a register load touches on average, more than one in unaligned rows."""
     kind = "m" if role == "lhs" else "n"
-    if plan.lanes.data not in (kind, "k") or plan.pack.data == role:
+    if plan.lanes.data not in (kind, "k") or plan.packs(role):
         return 1.0
     size = problem.operand.size
     strides = problem.operand_named(role).strides
@@ -467,7 +467,7 @@ def _conflicts(problem: Problem, cache: Cache, plan: PlanAttr, role: Role) -> bo
 
     Rows that lie a multiple of a power of two apart share sets, however small the panel is.
     """
-    if plan.pack.data == role:
+    if plan.packs(role):
         return False
     kind, width = _panel_width(problem, plan, role)
     extents = {kind: width, "k": min(problem.extent("k"), chunk_depth(problem, plan))}

@@ -14,7 +14,7 @@ from itertools import product
 
 from nkdsl.dialects.nanokernel import PlanAttr
 from nkdsl.errors import Unsupported
-from nkdsl.planner.blocking import blocked_plans, predict_blocked
+from nkdsl.planner.blocking import SHARED_STEPS, blocked_plans, predict_blocked
 from nkdsl.planner.cost import (
     FACTORS,
     HARDWARE_STREAMS,
@@ -122,10 +122,6 @@ def _with_threshold(problem: Problem, target: Target, plan: PlanAttr) -> tuple[P
     share, first = max(means)
     threshold = SCALES[first] if first < len(shares) else 1 << 30
     return plan.with_entries(pack_from=threshold), share
-
-
-SHARED_STEPS = 1 << 18
-"""Multiplications from which on threads share a product: with fewer, starting them takes longer."""
 
 
 def _find_shared(

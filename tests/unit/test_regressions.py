@@ -15,6 +15,7 @@ from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import load, make_context
 from nkdsl.pipeline import levels
 from nkdsl.targets import Target, can_run, get_target, use_target
+from nkdsl.testing import check_all_levels
 from tests.unit.helpers import Product
 
 Array = npt.NDArray[np.float32]
@@ -336,3 +337,15 @@ def test_a_kernel_outlives_the_others() -> None:
     a, b, c = arguments(8, 9, 10, seed=1)
     second(a, b, c)
     assert np.array_equal(c, a @ b)
+
+
+def test_a_packed_column_of_one_step_is_read_as_it_was_written() -> None:
+    """With one step of the reduction, A lies along its rows as well as along its columns."""
+    a, c = "memref<40x1xf32, strided<[1, 40]>>", "memref<40x48xf32>"
+    source = f"""func.func @product(%a: {a}, %b: memref<1x48xf32>, %c: {c}) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {a}, memref<1x48xf32>) outs(%c[m, n] : {c})
+        plan #nanokernel.plan<target = "x86-64-v3", instruction = "fma.f32x8", block = 4x16,
+          pack = both, m_block = 16, n_block = 48, k_block = 4>
+      func.return
+    }}"""
+    check_all_levels(source, target="x86-64-v3")

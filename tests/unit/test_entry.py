@@ -14,12 +14,14 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+import nkdsl
 from nkdsl.backends.native import LoadedCode
 from nkdsl.errors import InvalidInput
 from nkdsl.runtime import entry as entry_module
 from nkdsl.runtime.entry import CheckedCall, native_entry, write_checks
 from nkdsl.runtime.signature import Signature
 from nkdsl.runtime.workspace import ALIGNMENT, HUGE_PAGE, SLOTS, aligned_bytes
+from tests.unit.helpers import Product
 from tests.unit.test_signature import ANY, DENSE, ROWS, arrays, blocked, matmul, signature_of
 
 pytestmark = pytest.mark.skipif(
@@ -556,3 +558,20 @@ def test_an_entry_works_on_both_sides_of_a_fork():
         cwd=root, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
+
+
+@pytest.mark.parametrize("dynamic", ["", "mnk"])
+def test_what_fits_never_reaches_pythons_checks(monkeypatch, dynamic):
+    """The checks in machine code would be of no use if Python's ran all the same."""
+    sizes = (("m", 7), ("n", 9), ("k", 5))
+    kernel = nkdsl.compile(Product("mk,kn->mn", sizes, from_zero=True, dynamic=dynamic).source)
+    a, b, c = (np.ones(shape, np.float32) for shape in ((7, 5), (5, 9), (7, 9)))
+    kernel(a, b, c)  # a first call may have to make a workspace
+    reached = []
+    monkeypatch.setattr(CheckedCall, "_run", lambda self, *given, **how: reached.append(given))
+    c[:] = np.nan
+    kernel(a, b, c)
+    assert np.array_equal(c, np.full((7, 9), 5, np.float32))
+    assert not reached
+    kernel(a, b, c[:3])
+    assert len(reached) == 1

@@ -188,13 +188,20 @@ _PLAN_CHOICES = {
     "edges": ("even", "masked"),
     "resident": ("lhs", "rhs"),
     "pack": ("none", "lhs", "rhs", "both"),
+    "prefetch_next": ("none", "lhs", "rhs", "both"),
 }
 """The words that each symbolic entry of a plan may hold."""
 
 _PLAN_SIZES = ("k_unroll", "m_block", "n_block", "k_block", "prefetch", "pack_from", "threads")
 """The entries of a plan that count something."""
 
-_PLAN_DEFAULTS = {"m_block": 0, "n_block": 0, "pack_from": 0, "threads": 1}
+_PLAN_DEFAULTS: dict[str, int | str] = {
+    "prefetch_next": "none",
+    "m_block": 0,
+    "n_block": 0,
+    "pack_from": 0,
+    "threads": 1,
+}
 """The entries that are not printed where they say nothing."""
 
 _PLAN_NAMES = ("target", "instruction", *_PLAN_CHOICES, *_PLAN_SIZES)
@@ -224,6 +231,7 @@ class PlanAttr(ParametrizedAttribute):
     resident: StringAttr
     prefetch: IntAttr
     pack: StringAttr
+    prefetch_next: StringAttr
     k_block: IntAttr
     m_block: IntAttr
     n_block: IntAttr
@@ -243,6 +251,7 @@ class PlanAttr(ParametrizedAttribute):
         resident: str = "rhs",
         prefetch: int = 0,
         pack: str = "none",
+        prefetch_next: str = "none",
         k_block: int = 0,
         m_block: int = 0,
         n_block: int = 0,
@@ -265,6 +274,8 @@ class PlanAttr(ParametrizedAttribute):
                 block of accumulators; the sums rest in the result meanwhile. 0: all of it.
             pack: the factors that are copied into the workspace first: "lhs", "rhs", "both" or
                 "none".
+            prefetch_next: the factors of which the next register block's part is asked for while
+                one is computed; instead of `prefetch`, and only where they are read in place.
             m_block: rows of lhs that are kept in an outer cache while a part of the reduction is
                 summed up; 0: all of them. Where it or n_block is given, or a size is known only at
                 run time, the product is cut into cache blocks.
@@ -284,6 +295,7 @@ class PlanAttr(ParametrizedAttribute):
             StringAttr(resident),
             IntAttr(prefetch),
             StringAttr(pack),
+            StringAttr(prefetch_next),
             IntAttr(k_block),
             IntAttr(m_block),
             IntAttr(n_block),
@@ -299,6 +311,10 @@ class PlanAttr(ParametrizedAttribute):
     def packs(self, role: str) -> bool:
         """Whether a factor, `lhs` or `rhs`, is packed."""
         return self.pack.data in (role, "both")
+
+    def asks_for_next(self, role: str) -> bool:
+        """Whether the next block's part of a factor, `lhs` or `rhs`, is asked for ahead."""
+        return self.prefetch_next.data in (role, "both") and not self.packs(role)
 
     def with_entries(self, **entries: Any) -> Self:
         """The same plan with other values of some entries, as `of` takes them."""
@@ -1236,8 +1252,9 @@ class StepOp(IRDLOperation):
 
     The products are added in order of k, each with one rounding; with `lanes = k` lane l adds
     those with k = l modulo the lanes. `prefetch` asks for the elements of lhs or rhs that lie at
-    some distance, one offset an index, from those that the step uses. With `tail %n` only the first
-    %n elements along the lanes exist; the others are not read, and their sums have no meaning. With
+    some distance, one offset an index, from those that the step uses; those of another row or
+    column are for later, and wanted in L2. With `tail %n` only the first %n elements along the
+    lanes exist; the others are not read, and their sums have no meaning. With
     `keep %panel` the registers loaded for step k are also stored, as row k of a panel.
 
     ```mlir

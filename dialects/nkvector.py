@@ -32,6 +32,7 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     IndexType,
     MemRefType,
+    UnitAttr,
     VectorType,
     i32,
 )
@@ -45,6 +46,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     traits_def,
@@ -395,22 +397,38 @@ class StoreOp(_AccessOp):
 class PrefetchOp(_AccessOp):
     """Ask for the cache line of one element; any address is allowed, none is dereferenced.
 
+    With `into L2` it is wanted later, and would only take the place of others in L1.
+
     ```mlir
     nkvector.prefetch %b[%k + 4, %j] : memref<256x96xf32>
+    nkvector.prefetch %a[%i + 8, %k] into L2 : memref<64x256xf32>
     ```
     """
 
     name = "nkvector.prefetch"
+    into_l2 = opt_prop_def(UnitAttr)
 
     # It changes nothing that a program could observe, but effects keep it alive and in its place.
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
 
-    def __init__(self, memref: SSAValue, indices: Sequence[SSAValue], offsets: Sequence[int]):
-        self._build([memref, *indices], properties={"offsets": offsets_attr(offsets)})
+    def __init__(
+        self,
+        memref: SSAValue,
+        indices: Sequence[SSAValue],
+        offsets: Sequence[int],
+        *,
+        into_l2: bool = False,
+    ):
+        properties: dict[str, Attribute] = {"offsets": offsets_attr(offsets)}
+        if into_l2:
+            properties["into_l2"] = UnitAttr()
+        self._build([memref, *indices], properties=properties)
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
         self._print_access(printer)
+        if self.into_l2 is not None:
+            printer.print_string(" into L2")
         print_types(printer, self.attributes, [self.memref.type])
 
     @classmethod
@@ -418,8 +436,11 @@ class PrefetchOp(_AccessOp):
         """Parse the custom syntax."""
         memref = parser.parse_unresolved_operand()
         indices, offsets = parse_indices(parser)
+        into_l2 = parser.parse_optional_keyword("into") is not None
+        if into_l2:
+            parser.parse_keyword("L2")
         attributes, (memref_type,) = parse_types(parser, MemRefType)
-        op = cls(parser.resolve_operand(memref, memref_type), indices, offsets)
+        op = cls(parser.resolve_operand(memref, memref_type), indices, offsets, into_l2=into_l2)
         op.attributes |= attributes
         return op
 

@@ -21,7 +21,7 @@ from nkdsl.frontend import make_context
 from nkdsl.pipeline import lower
 from nkdsl.planner import Cost, Problem, analyse, check_plan
 from nkdsl.planner.blocking import residents
-from nkdsl.planner.cost import Call, reuse_distance, source_level
+from nkdsl.planner.cost import STREAMED, Call, reuse_distance, source_level
 from nkdsl.planner.problem import SCALES, Role
 from nkdsl.planner.registers import Tile, block_tile, registers_of
 from nkdsl.planner.search import candidates
@@ -381,6 +381,7 @@ def _cache_blocks(e: Explained) -> Iterator[str]:
             f"{part.what} of {shape}, {_bytes(part.size)}, stays in {_place(e.target, part.level)}"
             + (", packed" if plan.packs(part.role) else ", read in place"),
         )
+    yield _row("prefetch", _blocked_prefetch(plan))
     if plan.pack_from.data:
         yield _row("packing", f"where m and n are at least {plan.pack_from.data}")
     elif plan.pack.data != "none":
@@ -415,6 +416,14 @@ def _prefetch(e: Explained) -> str:
     if not distance:
         return "none"
     return f"{distance} steps ahead, what comes from beyond L1"
+
+
+def _blocked_prefetch(plan: PlanAttr) -> str:
+    asked = [name for role, name in FACTORS.items() if plan.asks_for_next(role)]
+    lines = [f"the next block's part of {name}, into L2" for name in asked]
+    if plan.prefetch.data and not plan.asks_for_next(STREAMED[plan.lanes.data]):
+        lines.append(f"{plan.prefetch.data} steps ahead, what is read in place as registers")
+    return "; ".join(lines) or "the result only"
 
 
 def _packing(e: Explained) -> str:

@@ -257,14 +257,16 @@ class Lowering:
         start = self._pointer(place)
         element = _memref(place.view.root.type).element_type
         address = self.loops.insert(llvm.GEPOp(start, [constant], element)).result
+        read, outer, data, inner = self._prefetch_arguments
+        near = inner if op.into_l2 is None else outer
         self.loops.insert(
-            llvm.CallIntrinsicOp("llvm.prefetch.p0", [address, *self._prefetch_arguments], [])
+            llvm.CallIntrinsicOp("llvm.prefetch.p0", [address, read, near, data], [])
         )
 
     @cached_property
     def _prefetch_arguments(self) -> list[SSAValue]:
-        """Read, keep in all levels, data cache."""
-        values = (arith.ConstantOp(IntegerAttr(value, i32)) for value in (0, 3, 1))
+        """Read, keep in all levels but the first, data cache, keep in all levels."""
+        values = (arith.ConstantOp(IntegerAttr(value, i32)) for value in (0, 2, 1, 3))
         return [self.loops.insert_at_entry(op).result for op in values]
 
     def _pointer(self, place: Place) -> SSAValue:

@@ -41,6 +41,7 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
+from nkdsl.planner.cost import FACTORS
 from nkdsl.transforms.loops import Carried, LoopBuilder
 
 LONG_REDUCTION = 64
@@ -142,13 +143,19 @@ class Microkernel:
         return None if constant_index(size) == block else size
 
     def _prefetch(self) -> tuple[list[int], list[int]]:
-        """How far ahead each factor is asked for, an offset a dimension."""
-        distance = self.plan.prefetch.data
-        if not distance:
-            return [], []
-        vector = 1 if self.plan.lanes.data == "n" else 0
+        """How far ahead each factor is asked for, an offset a dimension.
+
+        A block ahead, or the factor that is loaded as registers some steps ahead.
+        """
+        plan = self.plan
+        vector = int(plan.lanes.data == "n")
         found: list[list[int]] = [[], []]
-        found[vector] = [distance if tag == "k" else 0 for tag in self.tags[vector]]
+        for position, role in enumerate(FACTORS):
+            tags, size = self.tags[position], plan.block[position]
+            if plan.asks_for_next(role):
+                found[position] = [0 if tag == "k" else size for tag in tags]
+            elif position == vector and plan.prefetch.data:
+                found[position] = [plan.prefetch.data if tag == "k" else 0 for tag in tags]
         return found[0], found[1]
 
     def _store(self, block: SSAValue, tail: SSAValue | None) -> None:

@@ -104,6 +104,7 @@ class OuterProduct:
     vector_ahead: tuple[int, ...]
     """How far ahead `vector` is prefetched, an offset a dimension; empty for not at all."""
     scalar_ahead: tuple[int, ...]
+    """The same of `scalar`."""
     panel: Access | None = None
     """Where the registers of `vector` are kept."""
 
@@ -473,11 +474,16 @@ class Unroller:
     def _prefetch(
         self, access: Access, distance: Sequence[int], along: str, k: int, places: Iterable[int]
     ) -> None:
-        """Ask for the lines at some places along a factor, `distance` away from step k."""
+        """Ask for the lines at some places along a factor, `distance` away from step k.
+
+        What another block is going to read is wanted in L2: until then much passes through L1.
+        """
+        into_l2 = any(d for d, tag in zip(distance, access.dims, strict=True) if tag in "mn")
         for place in places:
             offsets = access.offsets(**{along: place, "k": k})
             ahead = [o + d for o, d in zip(offsets, distance, strict=True)]
-            self.loops.insert(nkvector.PrefetchOp(access.memref, access.indices, ahead))
+            op = nkvector.PrefetchOp(access.memref, access.indices, ahead, into_l2=into_l2)
+            self.loops.insert(op)
 
 
 def _next_step(block: SSAValue) -> str | None:

@@ -250,7 +250,7 @@ def cycles_a_miss(
     nothing: L2 is near enough, but what is beyond makes the core wait.
     """
     streamed = STREAMED.get(plan.lanes.data) == role
-    if streamed and plan.blocked and plan.prefetch.data:
+    if streamed and plan.blocked and plan.prefetch.data and not plan.asks_for_next(role):
         return 0.0
     walked = streamed or problem.stride(role, "k") != 1
     if level >= 2 and walked:
@@ -333,8 +333,6 @@ def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> floa
     role = STREAMED.get(plan.lanes.data)
     if role is None or plan.packs(role) or _streams(problem, plan, role):
         return 0.0
-    if plan.blocked and plan.prefetch.data:
-        return 0.0
     size = problem.extent("k") * problem.extent("m" if role == "lhs" else "n")
     size *= problem.operand.size
     level = cache_level(target, size * problem.outer_trips("b", "m", "n"))
@@ -342,7 +340,13 @@ def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> floa
     contiguous = problem.stride(role, "k") == width or problem.extent(kind) <= width
     if level < 2 or contiguous:
         return 0.0
-    return size / target.caches[0].line * FAR_MISS_CYCLES[min(level, 3) - 2]
+    unasked = 1.0
+    if plan.asks_for_next(role):
+        unasked = float(conflicts(problem, target, 1, plan, role))
+    elif plan.blocked and plan.prefetch.data:
+        # Nobody asks for the first steps of a block.
+        unasked = min(1.0, plan.prefetch.data / chunk_depth(problem, plan))
+    return unasked * size / target.caches[0].line * FAR_MISS_CYCLES[min(level, 3) - 2]
 
 
 def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
@@ -373,13 +377,25 @@ def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
 def moved_in_a_step(problem: Problem, target: Target, plan: PlanAttr, role: Role, size: int) -> int:
     """Bytes that a factor, of which a step uses `size`, brings along from an outer cache.
 
-    A broadcast factor that lies along its rows or columns brings a whole line, or two, each step.
+    A broadcast factor that lies along its rows or columns brings a whole line, or two, each step;
+    one in rows along k a line a row, where those push each other out of L1.
     """
     broadcast = STREAMED.get(plan.lanes.data) not in (None, role)
-    if not broadcast or plan.packs(role) or problem.stride(role, "k") == 1:
+    if not broadcast or plan.packs(role):
         return size
     line = target.caches[0].line
-    return (-(-size // line) + 1) * line if size % line else size
+    if problem.stride(role, "k") != 1:
+        return (-(-size // line) + 1) * line if size % line else size
+    kind, rows = _panel_width(problem, plan, role)
+    distance = problem.stride(role, kind) * problem.operand.size
+    collide = rows > _sets_met(target.caches[0], distance) * (target.caches[0].ways - 1)
+    return rows * line if collide else size
+
+
+def _sets_met(cache: Cache, distance: int) -> int:
+    """On how many sets of a cache lie addresses some bytes apart, however many they are."""
+    around = cache.size // cache.ways
+    return around // math.gcd(distance, around)
 
 
 def _call_cycles(
@@ -457,26 +473,26 @@ def lines_a_load(
 def source_level(problem: Problem, target: Target, plan: PlanAttr, role: Role) -> int:
     """The cache (0 is L1) from which a factor's elements come in the steps; one more for memory."""
     level = cache_level(target, reuse_distance(problem, plan, role))
-    while level < len(target.caches) and _conflicts(problem, target.caches[level], plan, role):
+    while level < len(target.caches) and conflicts(problem, target, level, plan, role):
         level += 1
     return level
 
 
-def _conflicts(problem: Problem, cache: Cache, plan: PlanAttr, role: Role) -> bool:
+def conflicts(problem: Problem, target: Target, level: int, plan: PlanAttr, role: Role) -> bool:
     """Whether a factor's panel falls on too few sets of a cache to stay there.
 
     Rows that lie a multiple of a power of two apart share sets, however small the panel is.
     """
     if plan.packs(role):
         return False
+    cache = target.caches[level]
     kind, width = _panel_width(problem, plan, role)
     extents = {kind: width, "k": min(problem.extent("k"), chunk_depth(problem, plan))}
     across, along = sorted((kind, "k"), key=lambda k: -problem.stride(role, k))
     size = problem.operand.size
     lines_a_row = -(-extents[along] * problem.stride(role, along) * size // cache.line)
     sets = cache.size // (cache.line * cache.ways)
-    distance = problem.stride(role, across) * size
-    starts = sets * cache.line // math.gcd(distance, sets * cache.line)
+    starts = _sets_met(cache, problem.stride(role, across) * size)
     touched = min(sets, min(starts, extents[across]) * max(1, lines_a_row))
     return extents[across] * lines_a_row > touched * (cache.ways - 1)
 

@@ -158,6 +158,7 @@ def cases(draw: st.DrawFn, spec: str) -> tuple[Case, list[dict[str, int]]]:
         "resident": draw(st.sampled_from(("lhs", "rhs"))),
         "k_unroll": draw(st.integers(1, 4)),
         "prefetch": draw(st.sampled_from((0, 0, 3))),
+        "prefetch_next": draw(st.sampled_from(("none", "lhs", "rhs", "both"))),
         "pack_from": draw(st.sampled_from((0, 0, 1, 17))),
         **blocks,
     }

@@ -86,6 +86,11 @@ def test_a_blocked_reduction_is_explained(tmp_path, capsys):
     assert "k: 250 steps = 62 turns of 4 and 2 more" in loops
 
 
+def test_cache_blocks_tell_what_they_ask_for_ahead(capsys):
+    out = explained(["1024x1024x1024", "--target", "znver4"], capsys)
+    assert "the next block's part of A, into L2" in section(out, "prefetch")
+
+
 def test_the_options_change_the_product(capsys):
     out = explained(["8x16x24", "--dtype=f64", "--no-accumulate", "--lhs-transposed"], capsys)
     assert "C = A·B" in out

@@ -52,3 +52,16 @@ func.func private @scaled(%lhs: memref<?x?xf32, strided<[?, 1]>>, %rhs: memref<?
     plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 16x3, lanes = m, edges = masked, k_unroll = 4>
   return
 }
+
+// While one block is computed, the next one's parts of both factors are asked for; else the rows of
+// the factor that is loaded as registers, some steps ahead.
+// CHECK-LABEL: func.func private @next(
+// CHECK:         nanokernel.step {{.*}} depth 2 using "fma.f32x16" prefetch lhs [2, 0] rhs [0, 32] :
+// CHECK:         nanokernel.step {{.*}} depth 2 using "fma.f32x16" prefetch lhs [2, 0] rhs [7, 0] :
+func.func private @next(%lhs: memref<2x64xf32>, %rhs: memref<64x32xf32>, %out: memref<2x32xf32>) attributes {nanokernel.target = "znver4"} {
+  nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x64xf32>, memref<64x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, prefetch_next = both>
+  nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x64xf32>, memref<64x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, prefetch_next = lhs>
+  return
+}

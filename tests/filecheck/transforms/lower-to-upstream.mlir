@@ -88,15 +88,18 @@ func.func @shared_address(%b: memref<64x32xf32>) attributes {nanokernel.target =
   return
 }
 
-// Any address may be asked for: reading, all cache levels, data.
+// Any address may be asked for: reading, all cache levels or all but the first, data.
 // CHECK-LABEL: func.func @prefetch
+// CHECK-DAG:     [[TWO:%[0-9]+]] = arith.constant 2 : i32
 // CHECK-DAG:     [[ONE:%[0-9]+]] = arith.constant 1 : i32
 // CHECK-DAG:     [[THREE:%[0-9]+]] = arith.constant 3 : i32
 // CHECK-DAG:     [[ZERO:%[0-9]+]] = arith.constant 0 : i32
 // CHECK:         llvm.call_intrinsic "llvm.prefetch.p0"({{%[0-9]+}}, [[ZERO]], [[THREE]], [[ONE]]) : (!llvm.ptr, i32, i32, i32) -> ()
+// CHECK:         llvm.call_intrinsic "llvm.prefetch.p0"({{%[0-9]+}}, [[ZERO]], [[TWO]], [[ONE]]) : (!llvm.ptr, i32, i32, i32) -> ()
 func.func @prefetch(%b: memref<64x32xf32>, %i: index) attributes {nanokernel.target = "znver5"} {
   %zero = arith.constant 0 : index
   nkvector.prefetch %b[%i + 800, %zero] : memref<64x32xf32>
+  nkvector.prefetch %b[%i, %zero + 32] into L2 : memref<64x32xf32>
   return
 }
 

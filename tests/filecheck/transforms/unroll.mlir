@@ -133,3 +133,19 @@ func.func @untouched(%c: memref<8xf32>) -> f32 {
   %x = memref.load %c[%zero] : memref<8xf32>
   return %x : f32
 }
+
+// What another block is going to read is wanted in L2.
+// CHECK-LABEL: func.func @prefetch_next
+// CHECK:         nkvector.prefetch %b[%zero, %zero + 32] into L2 : memref<128x64xf32>
+// CHECK-NEXT:    nkvector.prefetch %b[%zero, %zero + 48] into L2
+// CHECK-NEXT:    nkvector.prefetch %a[%zero + 2, %zero] into L2 : memref<4x128xf32>
+// CHECK-NEXT:    nkvector.prefetch %a[%zero + 3, %zero] into L2
+// CHECK-NOT:     nkvector.prefetch
+// CHECK:         func.return
+func.func @prefetch_next(%a: memref<4x128xf32>, %b: memref<128x64xf32>, %c: memref<4x64xf32>) attributes {nanokernel.target = "znver5"} {
+  %zero = arith.constant 0 : index
+  %acc = nanokernel.load %c[m: %zero, n: %zero] : memref<4x64xf32>, !nanokernel.block<2x32xf32, lanes = n>
+  %next = nanokernel.step %acc, %a[m: %zero, k: %zero], %b[k: %zero, n: %zero] depth 1 using "fma.f32x16" prefetch lhs [2, 0] rhs [0, 32] : memref<4x128xf32>, memref<128x64xf32>, !nanokernel.block<2x32xf32, lanes = n>
+  nanokernel.store %next, %c[m: %zero, n: %zero] : memref<4x64xf32>, !nanokernel.block<2x32xf32, lanes = n>
+  return
+}

@@ -26,8 +26,8 @@ func.func @gemm_plan(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<
   // The rules of cache blocks and threads are printed where they say something.
   // CHECK: plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, lanes = n, edges = masked, k_unroll = 1, k_block = 384, resident = rhs, prefetch = 0, pack = both, m_block = 96, n_block = 4080, pack_from = 32, threads = 8>
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, threads = 8, n_block = 4080, m_block = 96, k_block = 384, pack_from = 32, edges = masked, pack = both>
-  // CHECK: prefetch = 0, pack = none, n_block = 4080>
-  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, m_block = 0, n_block = 4080, threads = 1>
+  // CHECK: prefetch = 0, pack = none, prefetch_next = lhs, n_block = 4080>
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, m_block = 0, prefetch_next = lhs, n_block = 4080, threads = 1>
   func.return
 }
 

@@ -136,7 +136,7 @@
 
 // -----
 
-// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, k_unroll, m_block, n_block, k_block, prefetch, pack_from, threads
+// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, prefetch_next, k_unroll, m_block, n_block, k_block, prefetch, pack_from, threads
 "test.op"() {a = #nanokernel.plan<goal = "a">} : () -> ()
 
 // -----

@@ -51,6 +51,9 @@ func.func @store(%v: vector<16xf32>, %c: memref<64x96xf32>, %i: index, %j: index
 func.func @prefetch(%b: memref<256x96xf32>, %k: index, %j: index) {
   // CHECK: nkvector.prefetch %b[%k + 4, %j] : memref<256x96xf32>
   nkvector.prefetch %b[%k + 4, %j] : memref<256x96xf32>
+  // CHECK: nkvector.prefetch %b[%k, %j + 48] into L2 {hint} : memref<256x96xf32>
+  // GENERIC: "nkvector.prefetch"(%b, %k, %j) <{offsets = array<i64: 0, 48>, into_l2}> {hint}
+  nkvector.prefetch %b[%k, %j + 48] into L2 {hint} : memref<256x96xf32>
   func.return
 }
 

@@ -188,7 +188,7 @@ _PLAN_CHOICES = {
     "edges": ("even", "masked"),
     "resident": ("lhs", "rhs"),
     "pack": ("none", "lhs", "rhs", "both"),
-    "prefetch_next": ("none", "lhs", "rhs", "both"),
+    "ahead": ("none", "lhs", "rhs", "both"),
 }
 """The words that each symbolic entry of a plan may hold."""
 
@@ -196,7 +196,7 @@ _PLAN_SIZES = ("k_unroll", "m_block", "n_block", "k_block", "prefetch", "pack_fr
 """The entries of a plan that count something."""
 
 _PLAN_DEFAULTS: dict[str, int | str] = {
-    "prefetch_next": "none",
+    "ahead": "none",
     "m_block": 0,
     "n_block": 0,
     "pack_from": 0,
@@ -231,7 +231,7 @@ class PlanAttr(ParametrizedAttribute):
     resident: StringAttr
     prefetch: IntAttr
     pack: StringAttr
-    prefetch_next: StringAttr
+    ahead: StringAttr
     k_block: IntAttr
     m_block: IntAttr
     n_block: IntAttr
@@ -251,7 +251,7 @@ class PlanAttr(ParametrizedAttribute):
         resident: str = "rhs",
         prefetch: int = 0,
         pack: str = "none",
-        prefetch_next: str = "none",
+        ahead: str = "none",
         k_block: int = 0,
         m_block: int = 0,
         n_block: int = 0,
@@ -274,8 +274,9 @@ class PlanAttr(ParametrizedAttribute):
                 block of accumulators; the sums rest in the result meanwhile. 0: all of it.
             pack: the factors that are copied into the workspace first: "lhs", "rhs", "both" or
                 "none".
-            prefetch_next: the factors of which the next register block's part is asked for while
-                one is computed; instead of `prefetch`, and only where they are read in place.
+            ahead: the factors of which the next register block's part is fetched while one is
+                computed: asked for where it is read in place, instead of by `prefetch`, and
+                packed where a panel of it is packed at a time.
             m_block: rows of lhs that are kept in an outer cache while a part of the reduction is
                 summed up; 0: all of them. Where it or n_block is given, or a size is known only at
                 run time, the product is cut into cache blocks.
@@ -295,7 +296,7 @@ class PlanAttr(ParametrizedAttribute):
             StringAttr(resident),
             IntAttr(prefetch),
             StringAttr(pack),
-            StringAttr(prefetch_next),
+            StringAttr(ahead),
             IntAttr(k_block),
             IntAttr(m_block),
             IntAttr(n_block),
@@ -312,9 +313,19 @@ class PlanAttr(ParametrizedAttribute):
         """Whether a factor, `lhs` or `rhs`, is packed."""
         return self.pack.data in (role, "both")
 
-    def asks_for_next(self, role: str) -> bool:
+    def asks_ahead(self, role: str) -> bool:
         """Whether the next block's part of a factor, `lhs` or `rhs`, is asked for ahead."""
-        return self.prefetch_next.data in (role, "both") and not self.packs(role)
+        return self.ahead.data in (role, "both") and not self.packs(role)
+
+    @property
+    def asked_ahead(self) -> str:
+        """The factors of which the next block's part is asked for: what `ahead` leaves in place."""
+        asked = [role for role in ("lhs", "rhs") if self.asks_ahead(role)]
+        return "both" if len(asked) == 2 else "".join(asked) or "none"
+
+    def packs_ahead(self, role: str) -> bool:
+        """Whether the next block's part of a factor, `lhs` or `rhs`, is packed ahead."""
+        return self.ahead.data in (role, "both") and self.packs(role)
 
     def with_entries(self, **entries: Any) -> Self:
         """The same plan with other values of some entries, as `of` takes them."""
@@ -586,7 +597,8 @@ class GemmOp(IRDLOperation):
     ```
 
     With `keep %panel` a microkernel also copies the factor that it loads as registers, as
-    `nanokernel.pack` would, for those that follow.
+    `nanokernel.pack` would, for those that follow. With `pack %source into %panel` it also copies
+    the rows of a matrix as wide as its block, for those that come much later.
 
     An index is a linear expression of iterators, whose names have no meaning beyond their kind:
     they are numbered anew, in order of first use, when the op is made or printed. Each iterator
@@ -604,6 +616,8 @@ class GemmOp(IRDLOperation):
     alpha = opt_operand_def(AnyFloatConstr)
     beta = opt_operand_def(AnyFloatConstr)
     kept = opt_operand_def(MemRefType)
+    source = opt_operand_def(MemRefType)
+    panel = opt_operand_def(MemRefType)
     maps = prop_def(ArrayAttr[AffineMapAttr])
     from_zero = opt_prop_def(UnitAttr)
     plan = opt_prop_def(PlanAttr)
@@ -625,13 +639,17 @@ class GemmOp(IRDLOperation):
         first: SSAValue | None = None,
         scale: tuple[SSAValue, SSAValue] | None = None,
         kept: SSAValue | None = None,
+        packed: tuple[SSAValue, SSAValue] | None = None,
         plan: PlanAttr | None = None,
         epilogue: Region | None = None,
     ):
-        """`first` decides at run time whether the sum starts at zero; `scale`: (alpha, beta)."""
+        """`first` decides at run time whether the sum starts at zero.
+
+        `scale`: (alpha, beta); `packed`: (source, panel).
+        """
         alpha, beta = scale or (None, None)
         super().__init__(
-            operands=[lhs, rhs, out, extras, first, alpha, beta, kept],
+            operands=[lhs, rhs, out, extras, first, alpha, beta, kept, *(packed or (None, None))],
             properties={
                 "maps": ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)]),
                 "from_zero": UnitAttr() if from_zero else None,
@@ -685,10 +703,23 @@ class GemmOp(IRDLOperation):
             raise VerifyException("'from zero' is either always or decided at run time")
         if (self.alpha is None) != (self.beta is None):
             raise VerifyException("scale needs alpha and beta")
-        if self.kept is not None:
-            if self.plan is None or self.plan.edges.data != "masked":
-                raise VerifyException("a panel is kept by a microkernel, whose plan says masked")
-            _verify_panel(self.kept, _memref(self.lhs).element_type)
+        masked = self.plan is not None and self.plan.edges.data == "masked"
+        for panel in (self.kept, self.panel):
+            if panel is not None:
+                if not masked:
+                    raise VerifyException(
+                        "a panel is filled by a microkernel, whose plan says masked"
+                    )
+                _verify_panel(panel, _memref(self.lhs).element_type)
+        if (self.source is None) != (self.panel is None):
+            raise VerifyException("pack needs a source and a panel")
+        if self.source is not None and self.panel is not None:
+            source, panel_type = _memref(self.source), _memref(self.panel)
+            if source.get_num_dims() != 2 or (
+                source.get_shape()[1],
+                source.element_type,
+            ) != (panel_type.get_shape()[1], panel_type.element_type):
+                raise VerifyException(f"{source} has no rows that fill those of {panel_type}")
         for value in (self.alpha, self.beta):
             if value is not None and value.type != _memref(self.out).element_type:
                 raise VerifyException(
@@ -804,6 +835,13 @@ class GemmOp(IRDLOperation):
             printer.print_ssa_value(self.kept)
             printer.print_string(" : ")
             printer.print_attribute(self.kept.type)
+        if self.source is not None and self.panel is not None:
+            printer.print_string(" pack ")
+            printer.print_ssa_value(self.source)
+            printer.print_string(" into ")
+            printer.print_ssa_value(self.panel)
+            printer.print_string(" : ")
+            printer.print_list([self.source.type, self.panel.type], printer.print_attribute)
         if self.plan is not None:
             printer.print_string(" plan ")
             printer.print_attribute(self.plan)
@@ -841,6 +879,18 @@ class GemmOp(IRDLOperation):
             panel = parser.parse_unresolved_operand()
             parser.parse_punctuation(":")
             kept = parser.resolve_operand(panel, parser.parse_type())
+        packed = None
+        if parser.parse_optional_keyword("pack") is not None:
+            source = parser.parse_unresolved_operand()
+            parser.parse_keyword("into")
+            panel = parser.parse_unresolved_operand()
+            parser.parse_punctuation(":")
+            source_type = parser.parse_type()
+            parser.parse_punctuation(",")
+            packed = (
+                parser.resolve_operand(source, source_type),
+                parser.resolve_operand(panel, parser.parse_type()),
+            )
         plan = _parse_optional_plan(parser)
         extras: list[SSAValue] = []
         extra_indices: list[list[_Terms]] = []
@@ -867,6 +917,7 @@ class GemmOp(IRDLOperation):
             first=first,
             scale=scale,
             kept=kept,
+            packed=packed,
             plan=plan,
             epilogue=epilogue,
         )

@@ -387,6 +387,8 @@ def _cache_blocks(e: Explained) -> Iterator[str]:
     elif plan.pack.data != "none":
         share = e.cost.repeats * e.cost.packing / e.cost.cycles if e.cost.cycles else 0.0
         yield _row("packing", f"{e.cost.packing:.0f} cycles in all, {share:.1%} of the time")
+        if plan.packs_ahead(STREAMED[plan.lanes.data]):
+            yield _row("", "each panel by the microkernels of the one before it")
     traffic = 2 * e.cost.chunks * e.problem.extent("m") * e.problem.extent("n")
     yield _row(
         "result",
@@ -419,9 +421,9 @@ def _prefetch(e: Explained) -> str:
 
 
 def _blocked_prefetch(plan: PlanAttr) -> str:
-    asked = [name for role, name in FACTORS.items() if plan.asks_for_next(role)]
+    asked = [name for role, name in FACTORS.items() if plan.asks_ahead(role)]
     lines = [f"the next block's part of {name}, into L2" for name in asked]
-    if plan.prefetch.data and not plan.asks_for_next(STREAMED[plan.lanes.data]):
+    if plan.prefetch.data and not plan.asks_ahead(STREAMED[plan.lanes.data]):
         lines.append(f"{plan.prefetch.data} steps ahead, what is read in place as registers")
     return "; ".join(lines) or "the result only"
 

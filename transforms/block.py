@@ -70,7 +70,7 @@ from nkdsl.errors import Unsupported
 from nkdsl.planner.blocking import SHARED_STEPS, sides_of, thread_grid
 from nkdsl.planner.cost import FACTORS
 from nkdsl.planner.problem import Problem, Role
-from nkdsl.planner.split import extents_of, last_extent, split_evenly
+from nkdsl.planner.split import Run, extents_of, last_extent, split_evenly
 from nkdsl.transforms.compose import Schedule, enclosing_function, evaluate, schedule
 from nkdsl.transforms.loops import Carried, LoopBuilder
 
@@ -135,6 +135,19 @@ class Packed:
     """Where the packed part begins along m or n."""
     single: bool
     """Whether there is place for one panel only, filled again and again."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """The panel that comes next, packed while the one before it is in use."""
+
+    columns: Part
+    """What it holds along the lanes."""
+    place: Packed
+    rows: SSAValue
+    """Those to pack: all steps of the reduction, or none where no panel of this width follows."""
+    share: int
+    """Rows packed for each element across the lanes."""
 
 
 @dataclass(frozen=True)
@@ -432,29 +445,131 @@ class Blocker:
         self, along: Part, across: Part, k: Part, vector: Packed | None, broadcast: Packed | None
     ) -> None:
         """The loops over register blocks; the resident factor's block changes in the outer one."""
-        update = self._update(k)
-
-        def call(x: Part, y: Part) -> None:
-            self._call(x, y, k, update, vector, broadcast)
+        call = partial(self._call, k=k, update=self._update(k), broadcast=broadcast)
 
         def for_vector(x: Part) -> None:
             first, rest = None, across
             if vector is not None and vector.single:
                 first, rest = self._first_block(across)
                 if first is not None:
-                    self._call(x, first, k, update, vector, broadcast, keep=True)
+                    call(x, first, vector=vector, keep=True)
                 else:
                     self._fill_panel(vector, x, k)
-            self._each_block(rest, self.across, lambda y: call(x, y))
+            self._each_block(rest, self.across, lambda y: call(x, y, vector=vector))
 
-        if self.plan.plan.resident.data == self.vector or (vector and vector.single):
+        single = vector is not None and vector.single
+        if vector is not None and single and self._packs_ahead(along, across):
+            self._panels_ahead(along, across, k, vector, call, for_vector)
+        elif self.plan.plan.resident.data == self.vector or single:
             self._each_block(along, self.along, for_vector)
         else:
             self._each_block(
                 across,
                 self.across,
-                lambda y: self._each_block(along, self.along, lambda x: call(x, y)),
+                lambda y: self._each_block(along, self.along, lambda x: call(x, y, vector=vector)),
             )
+
+    def _packs_ahead(self, along: Part, across: Part) -> bool:
+        """Whether the microkernels of one panel pack the next one.
+
+        The sizes must be known, several blocks share the work, and the factor lie as panels do.
+        """
+        known = across.length.known
+        if not self.plan.plan.packs_ahead(self.vector) or None in (known, along.length.known):
+            return False
+        lies_alike = self.operands[self.vector].tags == "k" + self.along
+        first, rest = self._first_block(across)
+        return first is not None and lies_alike and rest.length.known != 0
+
+    def _panels_ahead(
+        self,
+        along: Part,
+        across: Part,
+        k: Part,
+        vector: Packed,
+        call: Callable[..., None],
+        alone: Callable[[Part], None],
+    ) -> None:
+        """The loops over register blocks, each panel packed while the one before is in use.
+
+        Of consecutive panels of one width the first one is packed by its first microkernel. There
+        is place for two, which are filled in turns. A panel without another one of its width is
+        left to `alone`.
+        """
+        loops = self.loops
+        first, rest = self._first_block(across)
+        assert first is not None
+        assert along.length.known is not None
+        assert rest.length.known is not None
+        share = -(-self._largest("k") // rest.length.known)
+
+        def panel(number: SSAValue, run: Run) -> None:
+            """One panel, the `number`-th of those of its width."""
+            size, last = loops.constant(run.size), loops.constant(run.count - 1)
+            start = loops.add(along.start, loops.constant(run.start))
+            x = Part(loops.add(start, loops.mul(number, size)), self._known(run.size))
+            another = loops.minimum(loops.sub(last, number), loops.constant(1))
+            following = Following(
+                replace(x, start=loops.add(x.start, loops.mul(another, size))),
+                self._in_turn(vector, loops.offset(number, 1)),
+                loops.mul(another, k.length.value),
+                share,
+            )
+            own = self._in_turn(vector, number)
+
+            def call_ahead(y: Part, rows: Part) -> None:
+                call(x, y, vector=own, ahead=self._ahead(following, rows, k))
+
+            nothing = Part(loops.constant(0), self._known(0))
+            loops.branch(
+                loops.compare(number, "eq", loops.constant(0)),
+                lambda: call(x, first, vector=own, keep=True),
+                lambda: call_ahead(first, nothing),
+            )
+            self._each_block(
+                rest, self.across, lambda y: call_ahead(y, self._own_rows(following, y, rest))
+            )
+
+        for run in split_evenly(along.length.known, self._register_block(self.along), self.lanes):
+            if run.count == 1:
+                start = loops.add(along.start, loops.constant(run.start))
+                alone(Part(start, self._known(run.size)))
+                continue
+
+            def visit(number: SSAValue, _: Carried, run: Run = run) -> Carried:
+                panel(number, run)
+                return ()
+
+            loops.loop(0, run.count, 1, visit)
+
+    def _in_turn(self, packed: Packed, number: SSAValue) -> Packed:
+        """One of the two places for panels."""
+        loops = self.loops
+        place = loops.mul(
+            loops.rem(number, loops.constant(2)), loops.constant(self._panel_elements)
+        )
+        return replace(packed, slice=loops.add(packed.slice, place))
+
+    def _own_rows(self, following: Following, y: Part, rest: Part) -> Part:
+        """The rows of the next panel that the microkernel of one block packs."""
+        loops, share = self.loops, self.loops.constant(following.share)
+        before = loops.mul(loops.sub(y.start, rest.start), share)
+        start = loops.minimum(before, following.rows)
+        rows = loops.minimum(loops.mul(y.length.value, share), loops.sub(following.rows, start))
+        return Part(start, Length(rows, (0, None)))
+
+    def _ahead(self, following: Following, rows: Part, k: Part) -> tuple[View, View]:
+        """Rows to pack, and where they go."""
+        loops, width = self.loops, following.columns.length.known
+        assert width is not None
+        there = replace(rows, start=loops.add(k.start, rows.start))
+        source = self._slice(
+            self.operands[self.vector], {self.along: following.columns, "k": there}
+        )
+        distance = loops.mul(rows.start, loops.constant(width))
+        place = loops.add(following.place.slice, distance)
+        panel = self._matrix(following.place.memory, place, rows.length, width)
+        return source, View(panel, source.tags)
 
     def _first_block(self, across: Part) -> tuple[Part | None, Part]:
         """The first register block across the lanes, which can pack for the others, and those.
@@ -665,10 +780,17 @@ class Blocker:
         """Elements of the largest packed part of a factor."""
         if role == self.vector:
             single = not self._cache_block(self.across)
-            columns = self._register_block(self.along) if single else self._largest(self.along)
-            return self._largest("k") * (-(-columns // self.lanes) * self.lanes)
+            if single:
+                return self._panel_elements * (2 if self.plan.plan.packs_ahead(role) else 1)
+            return self._largest("k") * (-(-self._largest(self.along) // self.lanes) * self.lanes)
         lanes = self._row_tag
         return self._largest(self.across if lanes == "k" else "k") * self._pitch(lanes)
+
+    @property
+    def _panel_elements(self) -> int:
+        """Elements of the largest panel of the vector factor."""
+        width = -(-self._register_block(self.along) // self.lanes) * self.lanes
+        return self._largest("k") * width
 
     def _largest(self, kind: str) -> int:
         """The largest part of an iterator that is packed at once."""
@@ -768,12 +890,14 @@ class Blocker:
         broadcast: Packed | None,
         *,
         keep: bool = False,
+        ahead: tuple[View, ...] = (),
     ) -> None:
         """Run the microkernel of one block: `x` along the lanes, `y` across.
 
-        With `keep` it reads the vector factor in place, and packs it.
+        With `keep` it reads the vector factor in place, and packs it; with `ahead` it also packs
+        rows of another panel.
         """
-        kept = self._vector_panel(x, k, vector) if keep and vector is not None else None
+        panels = (self._vector_panel(x, k, vector),) if keep and vector is not None else ahead
         views: dict[Role, View] = {
             self.vector: self._vector_view(x, k, None if keep else vector),
             self.broadcast: self._broadcast_view(y, k, broadcast),
@@ -781,7 +905,7 @@ class Blocker:
         }
         loops = self.loops
         if x.length.known is not None and y.length.known is not None:
-            self._microkernel((y.length.known, x.length.known), False, views, update, kept)
+            self._microkernel((y.length.known, x.length.known), False, views, update, panels)
             return
         low, high = _registers(x.length.bounds, self.lanes)
         assert y.length.bounds[1] is not None
@@ -789,7 +913,7 @@ class Blocker:
 
         def case(registers: int, height: int) -> Callable[[], None]:
             shape = height, registers * self.lanes
-            return lambda: self._microkernel(shape, True, views, update, kept)
+            return lambda: self._microkernel(shape, True, views, update, panels)
 
         cases = {
             registers * len(heights) + number: case(registers, height)
@@ -847,26 +971,27 @@ class Blocker:
         masked: bool,
         views: Mapping[Role, View],
         update: Sequence[SSAValue],
-        kept: View | None,
+        panels: Sequence[View],
     ) -> None:
-        """Call the microkernel for a block of some shape (across, along)."""
-        packed = kept is None
+        """Call the microkernel for a block of some shape (across, along).
+
+        Of `panels` a single one is where it keeps the vector factor; two are a source and where
+        that is packed.
+        """
         wanted = {
-            role: self._argument_type(role, view, shape, masked, packed)
+            role: self._argument_type(role, view, shape, masked, packed=len(panels) != 1)
             for role, view in views.items()
         }
-        panels: list[SSAValue] = []
-        if kept is not None:
-            width = -(-shape[1] // self.lanes) * self.lanes
-            layout = StridedLayoutAttr((width, 1), None)
-            type_ = MemRefType(kept.type.element_type, [DYNAMIC_INDEX, width], layout)
-            panels.append(self._cast(kept.memory, type_))
-        key = (shape, masked, packed, tuple(wanted.values()))
+        width = -(-shape[1] // self.lanes) * self.lanes
+        further = [self._cast(view.memory, _rows_type(view.type, width)) for view in panels[:-1]]
+        for view in panels[-1:]:
+            further.append(self._cast(view.memory, _rows_type(view.type, width, width)))
+        key = (shape, masked, len(panels), tuple(wanted.values()))
         if key not in self.microkernels:
-            types = [panel.type for panel in panels]
+            types = [value.type for value in further]
             self.microkernels[key] = self._build(shape, masked, wanted, views, types)
         arguments = [self._cast(views[role].memory, wanted[role]) for role in _ROLES]
-        call = MicrokernelOp(self.microkernels[key], [*arguments, *update, *panels])
+        call = MicrokernelOp(self.microkernels[key], [*arguments, *update, *further])
         self.loops.insert(call)
 
     def _argument_type(
@@ -903,8 +1028,11 @@ class Blocker:
         inputs = [*(types[role] for role in _ROLES), *scalars, *panels]
         block = Block(arg_types=inputs)
         lhs, rhs, out, first, *more = block.args
-        scale, kept = more[: len(scalars) - 1], more[len(scalars) - 1 :]
-        names = (*_ROLES, "first", *("alpha", "beta")[: len(scale)], "panel")
+        scale, further = more[: len(scalars) - 1], more[len(scalars) - 1 :]
+        kept = further[0] if len(further) == 1 else None
+        packed = (further[0], further[1]) if len(further) == 2 else None
+        last = ("panel",) if kept else ("source", "panel")
+        names = (*_ROLES, "first", *("alpha", "beta")[: len(scale)], *last)
         for value, name in zip(block.args, names, strict=False):
             value.name_hint = name
         rows, columns = shape if self.along == "n" else (shape[1], shape[0])
@@ -921,12 +1049,16 @@ class Blocker:
                     [_tags_map(views[role].tags) for role in _ROLES],
                     first=first,
                     scale=(scale[0], scale[1]) if scale else None,
-                    kept=kept[0] if kept else None,
+                    kept=kept,
+                    packed=packed,
                     plan=plan.with_entries(
                         block=(rows, columns),
                         edges="masked",
                         pack="none",
-                        prefetch=plan.prefetch.data if kept or not plan.packs(self.vector) else 0,
+                        ahead=plan.asked_ahead,
+                        prefetch=plan.prefetch.data
+                        if further or not plan.packs(self.vector)
+                        else 0,
                         **dict.fromkeys(("m_block", "n_block", "k_block", "pack_from"), 0),
                         threads=1,
                     ),
@@ -934,7 +1066,8 @@ class Blocker:
                 func.ReturnOp(),
             ]
         )
-        name = self._fresh_name(f"{size}_first" if panels else size)
+        purpose = {0: size, 1: f"{size}_first", 2: f"{size}_ahead"}[len(further)]
+        name = self._fresh_name(purpose)
         self._add_function(name, block)
         return name
 
@@ -954,6 +1087,14 @@ class Blocker:
 
 
 _ROLES: tuple[Role, ...] = ("lhs", "rhs", "out")
+
+
+def _rows_type(type_: MemRefType, width: int, pitch: int | None = None) -> MemRefType:
+    """The type of a matrix of any number of rows, wherever it begins, of its own pitch if any."""
+    strides = type_.get_strides()
+    assert strides is not None
+    layout = StridedLayoutAttr(strides if pitch is None else (pitch, 1), None)
+    return MemRefType(type_.element_type, [DYNAMIC_INDEX, width], layout)
 
 
 def _tags_map(tags: str) -> AffineMap:

@@ -33,6 +33,7 @@ from xdsl.rewriter import InsertPoint
 from nkdsl.dialects.nanokernel import (
     BlockType,
     GemmOp,
+    LoadOp,
     PlanAttr,
     PrefetchOp,
     StepOp,
@@ -83,11 +84,64 @@ class Microkernel:
 
             return step
 
-        loops = self.loops
-        done = loops.counted(self.zero, whole, turn, steps(plan.k_unroll.data), [start])
+        loops, turns = self.loops, steps(plan.k_unroll.data)
+        sums: SSAValue = start
+        begin = self.zero
+        if op.source is not None:
+            sums, begin = self._pack_meanwhile(turns, sums, whole)
+        (sums,) = loops.counted(begin, whole, turn, turns, [sums])
         if plan.k_unroll.data > 1:
-            done = loops.counted(whole, depth, loops.constant(1), steps(1), done)
-        self._store(done[0], tail)
+            (sums,) = loops.counted(whole, depth, loops.constant(1), steps(1), [sums])
+        self._store(sums, tail)
+
+    # ------------------------------------------------------------------------------- packing
+
+    def _pack_meanwhile(
+        self,
+        turns: Callable[[SSAValue, Carried], Carried],
+        sums: SSAValue,
+        whole: SSAValue,
+    ) -> tuple[SSAValue, SSAValue]:
+        """The first turns of the reduction, in each of which a row is packed.
+
+        Returns:
+            The sums so far, and the step that comes next.
+        """
+        loops = self.loops
+        assert self.op.source is not None
+        rows = loops.insert(memref.DimOp(self.op.source, self.zero)).result
+        turn, one = loops.constant(self.plan.k_unroll.data), loops.constant(1)
+        end = loops.minimum(loops.mul(rows, turn), whole)
+
+        def visit(k: SSAValue, part: Carried) -> Carried:
+            done = turns(k, part[:1])
+            self._copy_row(part[1], ask=True)
+            return [*done, loops.offset(part[1], 1)]
+
+        def rest(row: SSAValue, _: Carried) -> Carried:
+            self._copy_row(row, ask=False)
+            return ()
+
+        sums, packed = loops.counted(self.zero, end, turn, visit, [sums, self.zero])
+        # Rows for which the reduction has too few turns.
+        loops.counted(packed, rows, one, rest)
+        return sums, end
+
+    def _copy_row(self, row: SSAValue, *, ask: bool) -> None:
+        """Copy one row, and ask for one that a later turn will copy."""
+        op, loops, plan = self.op, self.loops, self.plan
+        assert op.source is not None
+        assert op.panel is not None
+        lanes, width = plan.lanes.data, self._memref(op.source).get_shape()[1]
+        shape, tags = ((1, width), "mn") if lanes == "n" else ((width, 1), "nm")
+        type_ = BlockType.of(*shape, self._memref(op.source).element_type, lanes)
+        place = [row, self.zero]
+        if ask and plan.prefetch.data:
+            turns = -(-plan.prefetch.data // plan.k_unroll.data)
+            later = [loops.offset(row, turns), self.zero]
+            loops.insert(PrefetchOp(op.source, later, tags, type_))
+        loaded = loops.insert(LoadOp(op.source, place, tags, type_)).result
+        loops.insert(StoreOp(loaded, op.panel, place, tags))
 
     def _prefetch_result(self, block: BlockType, depth: SSAValue) -> None:
         """Ask for the result before the reduction, if that is long enough for it to arrive."""
@@ -152,9 +206,9 @@ class Microkernel:
         found: list[list[int]] = [[], []]
         for position, role in enumerate(FACTORS):
             tags, size = self.tags[position], plan.block[position]
-            if plan.asks_for_next(role):
+            if plan.asks_ahead(role):
                 found[position] = [0 if tag == "k" else size for tag in tags]
-            elif position == vector and plan.prefetch.data:
+            elif position == vector and plan.prefetch.data and self.op.source is None:
                 found[position] = [plan.prefetch.data if tag == "k" else 0 for tag in tags]
         return found[0], found[1]
 

@@ -145,6 +145,9 @@ class NanokernelFunctions(InterpreterFunctions):
             for buffer, map_ in zip(args[:count], op.indexing_maps, strict=True)
         )
         scalars = list(args[count:])
+        if op.panel is not None:
+            panel, source = scalars.pop(), scalars.pop()
+            _keep(panel, 0, source.data[source.tile((0, 0), (0, 1), source.shape)])
         if op.kept is not None:
             _keep_factor(op, args, scalars.pop())
         from_zero = scalars.pop(0) if op.first is not None else op.from_zero is not None

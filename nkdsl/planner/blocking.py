@@ -139,35 +139,35 @@ def _plans(
         prefetch=0,
     )
     in_place = problem.stride(sides.vector, sides.along) == 1
-    following = base.with_entries(prefetch_next=sides.broadcast)
-    for both in (False, True):
-        pack = "both" if both else sides.vector
-        if not both:
-            entries = {f"{sides.along}_block": whole, f"{sides.across}_block": 0}
-            ahead = _rows_ahead(target, instruction, block, sides) if in_place else 0
-            yield following.with_entries(
-                pack=pack, resident=sides.vector, prefetch=ahead, **entries
-            )
-            if in_place:
-                alone = following.with_entries(
-                    pack="none", resident=sides.vector, prefetch=ahead, **entries
-                )
-                yield alone
-                yield alone.with_entries(prefetch_next="both", prefetch=0)
-        else:
-            rows = _even(problem.extent(sides.across), max(height, int(room) - width), height)
-            largest = OUTER_CACHE_SHARE * target.caches[-1].size / 2
-            columns = int(largest / (problem.operand.size * depth))
-            columns = _even(problem.extent(sides.along), columns, width)
-            entries = {f"{sides.along}_block": columns, f"{sides.across}_block": rows}
-            yield base.with_entries(pack=pack, resident=sides.vector, **entries)
-        columns = _even(problem.extent(sides.along), max(width, int(room) - height), width)
-        entries = {
-            f"{sides.along}_block": columns,
-            f"{sides.across}_block": _even(problem.extent(sides.across), 1 << 30, 1),
-        }
-        if not both:
-            yield following.with_entries(pack=pack, resident=sides.broadcast, **entries)
+    along, across = f"{sides.along}_block", f"{sides.across}_block"
+    every = _even(problem.extent(sides.across), 1 << 30, 1)
+
+    # A panel at a time, or nothing packed at all.
+    panel = base.with_entries(
+        pack=sides.vector, resident=sides.vector, ahead=sides.broadcast, **{along: whole}
+    )
+    if in_place:
+        panel = panel.with_entries(prefetch=_rows_ahead(target, instruction, block, sides))
+        alone = panel.with_entries(pack="none")
+        yield from (panel.with_entries(ahead="both"), alone)
+        yield alone.with_entries(ahead="both", prefetch=0)
+    yield panel
+
+    # Blocks of both factors.
+    rows = _even(problem.extent(sides.across), max(height, int(room) - width), height)
+    largest = OUTER_CACHE_SHARE * target.caches[-1].size / 2
+    columns = int(largest / (problem.operand.size * depth))
+    columns = _even(problem.extent(sides.along), columns, width)
+    yield base.with_entries(pack="both", resident=sides.vector, **{along: columns, across: rows})
+
+    # A block of the vector factor, all of the other one in place.
+    columns = _even(problem.extent(sides.along), max(width, int(room) - height), width)
+    yield base.with_entries(
+        pack=sides.vector,
+        resident=sides.broadcast,
+        ahead=sides.broadcast,
+        **{along: columns, across: every},
+    )
 
 
 @cache
@@ -339,7 +339,7 @@ def _source(
     lost = 0.0 if packed or not level else cycles_a_miss(problem, target, plan, role, level)
     lines = lines_a_load(problem, instruction, plan, role, target.caches[0].line)
     streamed = sides_of(plan.lanes.data).vector == role
-    if plan.asks_for_next(role) and not (streamed and conflicts(problem, target, 1, plan, role)):
+    if plan.asks_ahead(role) and not (streamed and conflicts(problem, target, 1, plan, role)):
         lost = 0.0 if streamed or not level else target.miss_cycles  # it waits in L2
         if streamed:
             level, rate = min(level, 1), bytes_per_cycle(target, min(level, 1))
@@ -368,6 +368,22 @@ def packs_in_passing(problem: Problem, plan: PlanAttr) -> bool:
     return plan.packs(sides.vector) and not cut and not problem.dynamic
 
 
+def _arriving_meanwhile(
+    problem: Problem, target: Target, plan: PlanAttr, sides: Sides, level: int
+) -> float:
+    """Cycles by which packing in passing is slower because the factor comes from beyond L2.
+
+    A microkernel takes twice the time then; with panels packed ahead the first one's does.
+    """
+    if level < 2:
+        return 0.0
+    elements = problem.extent(sides.along) * problem.extent("k")
+    lines = elements * problem.operand.size / target.caches[0].line
+    if plan.packs_ahead(sides.vector):
+        lines *= min(1.0, plan.block[sides.along == "n"] / max(1, problem.extent(sides.along)))
+    return lines * FAR_MISS_CYCLES[min(level, 3) - 2] / 2
+
+
 def _packing(
     problem: Problem,
     target: Target,
@@ -390,6 +406,7 @@ def _packing(
         contiguous = problem.stride(role, sides.along if role == sides.vector else kind) == 1  # type: ignore[arg-type]
         if role == sides.vector and contiguous and packs_in_passing(problem, plan):
             total += vectors / target.stores_per_cycle * PASSING_SHARE
+            total += _arriving_meanwhile(problem, target, plan, sides, level)
             continue
         if role == sides.vector and not contiguous:
             cost += vectors * (instruction.lanes.bit_length() - 1) / target.shuffles_per_cycle

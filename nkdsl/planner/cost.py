@@ -250,7 +250,7 @@ def cycles_a_miss(
     nothing: L2 is near enough, but what is beyond makes the core wait.
     """
     streamed = STREAMED.get(plan.lanes.data) == role
-    if streamed and plan.blocked and plan.prefetch.data and not plan.asks_for_next(role):
+    if streamed and plan.blocked and plan.prefetch.data and not plan.asks_ahead(role):
         return 0.0
     walked = streamed or problem.stride(role, "k") != 1
     if level >= 2 and walked:
@@ -341,7 +341,7 @@ def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> floa
     if level < 2 or contiguous:
         return 0.0
     unasked = 1.0
-    if plan.asks_for_next(role):
+    if plan.asks_ahead(role):
         unasked = float(conflicts(problem, target, 1, plan, role))
     elif plan.blocked and plan.prefetch.data:
         # Nobody asks for the first steps of a block.

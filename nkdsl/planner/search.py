@@ -340,10 +340,8 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
 
 
 def _check_layout(problem: Problem, plan: PlanAttr) -> None:
-    if plan.prefetch_next.data != "none":
-        raise Unsupported(
-            "prefetch_next is for products in cache blocks: give n_block or m_block too"
-        )
+    if plan.ahead.data != "none":
+        raise Unsupported("ahead is for products in cache blocks: give n_block or m_block too")
     allowed = layouts(problem)
     wanted = plan.lanes.data, plan.pack.data
     if wanted in [(a.lanes, a.pack) for a in allowed]:

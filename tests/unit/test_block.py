@@ -158,7 +158,7 @@ def cases(draw: st.DrawFn, spec: str) -> tuple[Case, list[dict[str, int]]]:
         "resident": draw(st.sampled_from(("lhs", "rhs"))),
         "k_unroll": draw(st.integers(1, 4)),
         "prefetch": draw(st.sampled_from((0, 0, 3))),
-        "prefetch_next": draw(st.sampled_from(("none", "lhs", "rhs", "both"))),
+        "ahead": draw(st.sampled_from(("none", "lhs", "rhs", "both"))),
         "pack_from": draw(st.sampled_from((0, 0, 1, 17))),
         **blocks,
     }
@@ -278,6 +278,43 @@ def test_an_empty_outer_reduction_still_starts_the_sums(empty: str, dynamic: str
     sizes = {i: 0 if i in empty else n for i, n in {"l": 2, "m": 7, "n": 19, "k": 6}.items()}
     for update in ("from zero", "scale %alpha, %beta"):
         check(Case("lmk,lkn->mn", dynamic=dynamic, update=update, plan=BLOCKED), sizes)
+
+
+AHEAD = {"pack": "rhs", "ahead": "both", "n_block": 4096, "k_block": 7, "prefetch": 5}
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "znver4"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [
+        # Panels of one width, and of two; one block to a panel; too few turns for all the rows.
+        (12, 128, 21),
+        (10, 150, 20),
+        (3, 96, 7),
+        (4, 80, 40),
+        (7, 65, 1),
+    ],
+)
+def test_panels_are_packed_ahead(m: int, n: int, k: int, target: str) -> None:
+    sizes = {"m": m, "n": n, "k": k}
+    for update in ("", "from zero", "scale %alpha, %beta"):
+        check(Case(target=target, dynamic="", update=update, plan=AHEAD), sizes)
+        mirrored = AHEAD | {"lanes": "m", "pack": "lhs", "m_block": 4096, "n_block": 0}
+        swapped = {"m": n, "n": m, "k": k}
+        check(Case("km,nk->nm", target, dynamic="", update=update, plan=mirrored), swapped)
+
+
+def test_the_microkernels_of_a_panel_pack_the_next() -> None:
+    case = Case(dynamic="", update="from zero", plan=AHEAD)
+    found = ran(case, 12, 16 * 3 + 5, 7)
+    # Three panels of four blocks: the very first one packs its own panel. One of another width.
+    assert found.microkernels == {
+        "f_3x16_first": 1,
+        "f_3x16_ahead": 11,
+        "f_3x5_first": 1,
+        "f_3x5": 3,
+    }
+    assert found.packed == 0
 
 
 # ------------------------------------------------------------------- which microkernels run

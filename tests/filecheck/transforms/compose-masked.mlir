@@ -60,8 +60,29 @@ func.func private @scaled(%lhs: memref<?x?xf32, strided<[?, 1]>>, %rhs: memref<?
 // CHECK:         nanokernel.step {{.*}} depth 2 using "fma.f32x16" prefetch lhs [2, 0] rhs [7, 0] :
 func.func private @next(%lhs: memref<2x64xf32>, %rhs: memref<64x32xf32>, %out: memref<2x32xf32>) attributes {nanokernel.target = "znver4"} {
   nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x64xf32>, memref<64x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
-    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, prefetch_next = both>
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, ahead = both>
   nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x64xf32>, memref<64x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
-    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, prefetch_next = lhs>
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7, ahead = lhs>
+  return
+}
+
+// The rows of another matrix are packed in the first turns, each asked for some turns before; those
+// for which there are too few turns at the end.
+// CHECK-LABEL: func.func private @pack(
+// CHECK:         [[ROWS:%[0-9]+]] = memref.dim %source,
+// CHECK:         [[PART:%[0-9]+]], [[PACKED:%[0-9]+]] = scf.for {{.*}} iter_args([[S:%[0-9]+]] = {{%[0-9]+}}, [[R:%[0-9]+]] = {{%[0-9]+}})
+// CHECK-NEXT:      nanokernel.step [[S]], {{.*}} depth 2
+// CHECK:           nanokernel.prefetch %source[m: {{%[0-9]+}}, n: {{%[0-9]+}}]
+// CHECK-NEXT:      [[ROW:%[0-9]+]] = nanokernel.load %source[m: [[R]], n: {{%[0-9]+}}]
+// CHECK-NEXT:      nanokernel.store [[ROW]], %panel[m: [[R]], n: {{%[0-9]+}}]
+// CHECK:         scf.for {{%[0-9]+}} = [[PACKED]] to [[ROWS]]
+// CHECK:           nanokernel.store {{%[0-9]+}}, %panel
+// CHECK:         scf.for
+// CHECK-NEXT:      nanokernel.step {{.*}} depth 2
+// CHECK:         nanokernel.store {{%[0-9]+}}, %out
+func.func private @pack(%lhs: memref<2x64xf32>, %rhs: memref<64x32xf32>, %out: memref<2x32xf32>, %source: memref<?x32xf32, strided<[96, 1], offset: ?>>, %panel: memref<?x32xf32, strided<[32, 1], offset: ?>>) attributes {nanokernel.target = "znver4"} {
+  nanokernel.gemm ins(%lhs[m, k], %rhs[k, n] : memref<2x64xf32>, memref<64x32xf32>) outs(%out[m, n] : memref<2x32xf32>)
+    pack %source into %panel : memref<?x32xf32, strided<[96, 1], offset: ?>>, memref<?x32xf32, strided<[32, 1], offset: ?>>
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 2x32, edges = masked, k_unroll = 2, prefetch = 7>
   return
 }

@@ -136,7 +136,7 @@
 
 // -----
 
-// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, prefetch_next, k_unroll, m_block, n_block, k_block, prefetch, pack_from, threads
+// CHECK: a plan has no entry 'goal'; its entries are: target, instruction, block, lanes, edges, resident, pack, ahead, k_unroll, m_block, n_block, k_block, prefetch, pack_from, threads
 "test.op"() {a = #nanokernel.plan<goal = "a">} : () -> ()
 
 // -----
@@ -239,7 +239,7 @@ func.func @gemm_tensor(%a: tensor<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: 'from zero' is either always or decided at run time
 func.func @gemm_from_zero(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %first: i1) {
-  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
   func.return
 }
 
@@ -255,7 +255,7 @@ func.func @gemm_first_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -263,7 +263,7 @@ func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_alpha(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %beta: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -279,7 +279,7 @@ func.func @gemm_scale(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf
 
 // CHECK: Operation does not verify: alpha and beta have the element type of the result, not f64
 func.func @gemm_scale_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f64, %beta: f64) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
   func.return
 }
 
@@ -295,7 +295,7 @@ func.func @gemm_plan(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: extra operands need an epilogue that uses them
 func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -303,7 +303,7 @@ func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: expected one map an operand, 3, got 0
 func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -311,7 +311,7 @@ func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: all maps must have the same iterators and no symbols
 func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -319,7 +319,7 @@ func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x
 
 // CHECK: Operation does not verify: maps must be linear, got (d0, d1, d2) -> (d0, (d1 floordiv 2))
 func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -327,7 +327,7 @@ func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: iterator d3 has no kind: b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs
 func.func @gemm_map_kind(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -399,7 +399,7 @@ func.func @epilogue_empty(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: Region 'epilogue' at position 0 expected a single block, but got 0 blocks
 func.func @epilogue_empty_generic(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -781,4 +781,20 @@ func.func @microkernel_types(%a: memref<8x8xf32>) {
 func.func @microkernel_operands() {
   "nanokernel.microkernel"() <{callee = @f}> : () -> ()
   return
+}
+
+// -----
+
+// CHECK: Operation does not verify: a panel is filled by a microkernel, whose plan says masked
+func.func @gemm_pack_unplanned(%a: memref<8x4xf32>, %b: memref<4x16xf32>, %c: memref<8x16xf32>, %s: memref<4x16xf32>, %w: memref<4x16xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x4xf32>, memref<4x16xf32>) outs(%c[m, n] : memref<8x16xf32>) pack %s into %w : memref<4x16xf32>, memref<4x16xf32>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: memref<4x48xf32> has no rows that fill those of memref<4x16xf32>
+func.func @gemm_pack_width(%a: memref<8x4xf32>, %b: memref<4x16xf32>, %c: memref<8x16xf32>, %s: memref<4x48xf32>, %w: memref<4x16xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x4xf32>, memref<4x16xf32>) outs(%c[m, n] : memref<8x16xf32>) pack %s into %w : memref<4x48xf32>, memref<4x16xf32> plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 8x16, edges = masked>
+  func.return
 }

@@ -12,17 +12,21 @@ libraries count these when they are loaded, and asks:
 
 `prepare` makes operands and a contender, calls it twice, and looks at the answer of the first call;
 a slot keeps it until `clear`.
+
+Threads of a library that wait for work keep their CPUs busy for a while. Each library's do so by
+its own rules; but between its turns the whole process is stopped, so that it takes no other's time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,14 +57,13 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 """Every engine but ours."""
 
 QUIET = {
-    "OMP_WAIT_POLICY": "passive",
     "OMP_DYNAMIC": "false",
-    # As long as threads of OpenBLAS wait before they sleep: 2 to this power, in cycles.
-    "OPENBLAS_THREAD_TIMEOUT": "18",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
-"""Environment of every worker: threads that wait do so asleep, and memory is kept."""
+"""Environment of every worker: as many threads as asked for, and memory is kept."""
+_PR_SET_PDEATHSIG = 1
+"""Linux's number for it."""
 COUNTS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -104,6 +107,30 @@ class GemmWorker(Worker):
                 env={**os.environ, "PYTHONPATH": path, **environment(place.threads), **settings},
             )
         self._threads = place.threads
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Send a request and wait for its answer; with several threads, awake only meanwhile."""
+        if self._threads == 1:
+            return super().ask(request)
+        self._signal(signal.SIGCONT)
+        try:
+            return super().ask(request)
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        """End the process; harmless when it already has."""
+        self._signal(signal.SIGCONT)
+        super().close()
+
+    @property
+    def process_id(self) -> int:
+        """Of the worker."""
+        return self._process.pid
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(number)
 
     def about(self) -> Availability:
         """What the library says of itself.
@@ -233,6 +260,12 @@ class Host:
         }
 
 
+def _end_with_parent() -> None:
+    """Have the system end this process when its parent ends, where it can."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def make_engine(name: str, threads: int, target: str) -> Engine:
     """The engine of a name."""
     return OursEngine(target, threads) if name == ENGINE else ENGINES[name]()
@@ -244,8 +277,9 @@ def main(arguments: Sequence[str]) -> None:
     # A library that prints must not garble the answers: they get the pipe to themselves.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # An interrupt is the parent's affair; it closes the pipes.
+    # An interrupt is the parent's affair; it closes the pipes, which who is stopped doesn't see.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     host = Host(make_engine(engine, int(threads), target))
     for line in sys.stdin:
         try:

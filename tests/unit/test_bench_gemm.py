@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -339,9 +340,31 @@ def test_a_worker_of_its_own_serves_numpy() -> None:
         worker.close()
 
 
-def test_workers_sleep_while_they_wait() -> None:
+def test_every_library_is_told_the_number_of_threads_and_waits_by_its_own_rules() -> None:
     found = gemm_worker.environment(2)
-    assert found["OMP_WAIT_POLICY"] == "passive" and found["MKL_NUM_THREADS"] == "2"
+    assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "2"
+    assert "OMP_WAIT_POLICY" not in found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look at")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_of_several_threads_is_stopped_between_its_turns(threads: int) -> None:
+    worker = GemmWorker("numpy", Place(threads, (), "host"), {})
+    try:
+        for _ in range(2):
+            worker.about()
+            assert _state(worker.process_id, "T" if threads > 1 else "S")
+    finally:
+        worker.close()
+
+
+def _state(process: int, wanted: str) -> bool:
+    """Whether a process gets into a state soon, as /proc writes it."""
+    for _ in range(200):
+        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == wanted:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 # ---------------------------------------------------------------------------------------- reports

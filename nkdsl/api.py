@@ -7,8 +7,8 @@ from xdsl.utils.exceptions import DiagnosticException
 from nkdsl.backends.mlir import started_translator
 from nkdsl.dialects.nanokernel import GemmOp
 from nkdsl.errors import InvalidInput, Unsupported
-from nkdsl.frontend import Source, load, make_context, to_text
-from nkdsl.pipeline import lower
+from nkdsl.frontend import Source, load, make_context, to_generic_text
+from nkdsl.pipeline import collector_paused, lower
 from nkdsl.runtime import openmp
 from nkdsl.runtime.kernel import Kernel
 from nkdsl.runtime.signature import read_signature
@@ -48,28 +48,27 @@ def compile(
     """
     resolved = get_target(target) if isinstance(target, str) else target
     count = usable_threads(threads)
-    with started_translator() as translator:
+    with collector_paused, started_translator() as translator:
         context = make_context()
         module = load(source, context)
-        name = _choose(module, function).sym_name.data
+        chosen = _choose(module, function)
         kept = module.clone()
         try:
             lower(module, context, resolved, end="nanokernel", threads=count)
-            signature = read_signature(_choose(module, name))
+            signature = read_signature(chosen)
             plans = tuple(str(op.plan) for op in module.walk() if isinstance(op, GemmOp))
             lower(module, context, resolved, start="nanokernel")
         except DiagnosticException as error:
             raise Unsupported(last_line(error)) from error
-        upstream = to_text(module)
-        llvm_ir = translator.to_llvm_ir(upstream)
+        llvm_ir = translator.to_llvm_ir(to_generic_text(module))
     kernel = Kernel(
         source=kept,
         signature=signature,
         target=resolved,
-        upstream=upstream,
         llvm_ir=llvm_ir,
-        workspace_bytes=workspace_bytes(_choose(module, name)),
+        workspace_bytes=workspace_bytes(chosen),
         plans=plans,
+        threads=count,
     )
     if can_run(resolved) is None:
         kernel.prepare()

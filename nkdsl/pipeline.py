@@ -1,5 +1,7 @@
 """The way down, as data: which passes lead from each level to the next."""
 
+import gc
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,6 +39,37 @@ def pipeline(target: str, threads: int = 1) -> tuple[Level, ...]:
         Level("nkvector", (UnrollPass(),)),
         Level("upstream", (LowerToUpstreamPass(),)),
     )
+
+
+class CollectorPause:
+    """Python's cyclic garbage collector, off while any thread is inside.
+
+    A module is one large cycle of objects that all stay alive until it is lowered; the collector
+    would walk them over and over.
+    """
+
+    def __init__(self) -> None:
+        """Nobody is inside."""
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._was_enabled = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._was_enabled:
+                gc.enable()
+
+
+collector_paused = CollectorPause()
+"""`with collector_paused:` around what builds and drops whole modules."""
 
 
 LEVELS = tuple(level.name for level in pipeline("host"))

@@ -23,7 +23,8 @@ known only at run time, an `scf.index_switch` picks the microkernel.
 
 With lanes along m the roles of the factors, of rows and of columns are exchanged. If the broadcast
 dimension isn't cut, a panel of the vector factor is packed right before its use, into a place that
-stays in the caches; where sizes are known, by the first microkernel that reads it (`keep`).
+stays in the caches; where sizes are known, by the first microkernel that reads it (`keep`), or by
+those that use the panel before it (`ahead`).
 
 Several threads share a product as a grid of parts of its rows and columns, never of the reduction:
 each calls one function, `@f_part`, with its number, and has a slice of the workspace of its own.
@@ -76,6 +77,10 @@ from nkdsl.transforms.loops import Carried, LoopBuilder
 
 Bounds = tuple[int, int | None]
 """The smallest and the largest value of a size; None: any."""
+
+
+Extents = tuple[SSAValue | int, SSAValue | int]
+"""Rows and columns of a panel that are filled."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,8 @@ class Blocker:
         """How many elements of that place a thread has."""
         self.microkernels: dict[object, str] = {}
         """The names of those built, by what they were built for."""
+        self.packers: dict[object, str] = {}
+        """The names of the functions that pack a panel, by what they were built for."""
 
     # ------------------------------------------------------------------------- what is what
 
@@ -346,8 +353,14 @@ class Blocker:
         return columns, rows
 
     def _own_share(self, part: Part, number: SSAValue, count: SSAValue, unit: int) -> Part:
-        """One of `count` even shares of a part, in whole units."""
+        """One of `count` even shares of a part, in whole units; of known size if all are equal."""
         loops, size = self.loops, part.length.value
+        known, parts = part.length.known, constant_index(count)
+        if known is not None and parts is not None and known % (parts * unit) == 0:
+            share = loops.constant(known // parts)
+            return Part(
+                loops.add(part.start, loops.mul(number, share)), self._known(known // parts)
+            )
         units = loops.ceildiv(size, loops.constant(unit))
         small, larger = loops.div(units, count), loops.rem(units, count)
 
@@ -830,11 +843,41 @@ class Blocker:
             panel = self._matrix(packed.memory, place, k.length, registers * self.lanes)
             extents = _extent(k.length), _extent(block.length)
             indices = [k.start if tag == "k" else block.start for tag in source.tags]
-            self.loops.insert(PackOp(source.memory, indices, source.tags, panel, extents))
+            if self.problem.dynamic:
+                self._call_packer(source, indices, panel, extents)
+            else:
+                self.loops.insert(PackOp(source.memory, indices, source.tags, panel, extents))
 
         count = self.loops.ceildiv(block.length.value, self.loops.constant(self.lanes))
         low, high = _registers(block.length.bounds, self.lanes)
         self.loops.switch(count, {n: partial(fill, n) for n in range(low, high + 1)})
+
+    def _call_packer(
+        self, source: View, indices: Sequence[SSAValue], panel: SSAValue, extents: Extents
+    ) -> None:
+        """Pack in a private function, which does for all panels of a width, wherever packed."""
+        assert isinstance(panel.type, MemRefType)
+        _, width = panel.type.get_shape()
+        type_, sizes = _rows_type(panel.type, width), _dynamic(*extents)
+        arguments = [source.memory, *indices, self._cast(panel, type_), *sizes]
+        key = source.tags, tuple(map(_static, extents)), tuple(a.type for a in arguments)
+        if key not in self.packers:
+            self.packers[key] = self._build_packer(source.tags, arguments, extents, width)
+        self.loops.insert(func.CallOp(self.packers[key], arguments, []))
+
+    def _build_packer(
+        self, tags: str, arguments: Sequence[SSAValue], extents: Extents, width: int
+    ) -> str:
+        """A private function that packs a panel."""
+        block = Block(arg_types=[value.type for value in arguments])
+        source, *more = block.args
+        indices, panel, sizes = more[: len(tags)], more[len(tags)], iter(more[len(tags) + 1 :])
+        rows, columns = (e if isinstance(e, int) else next(sizes) for e in extents)
+        op = PackOp(source, indices, tags, panel, (rows, columns))
+        block.add_ops([op, func.ReturnOp()])
+        name = self._fresh_name(f"pack_{width}")
+        self._add_function(name, block)
+        return name
 
     def _fill_rows(self, packed: Packed, part: Part, k: Part) -> None:
         """Copy a part of the broadcast factor, in its own orientation."""
@@ -856,15 +899,22 @@ class Blocker:
         return (-(-block // line) | 1) * line
 
     def _matrix(
-        self, memory: SSAValue, place: SSAValue, rows: Length, width: SSAValue | int
+        self,
+        memory: SSAValue,
+        place: SSAValue,
+        rows: Length,
+        width: SSAValue | int,
+        *,
+        swapped: bool = False,
     ) -> SSAValue:
-        """A contiguous matrix in a part of the workspace."""
-        offset, sizes = _number(place), (_extent(rows), width)
+        """A contiguous matrix in a part of the workspace, or its transpose."""
+        order = -1 if swapped else 1
+        offset, sizes = _number(place), [_extent(rows), width][::order]
         pitch = None if isinstance(width, SSAValue) else width
         type_ = MemRefType(
             self.problem.operand.mlir,
             [_static(size) for size in sizes],
-            StridedLayoutAttr([pitch, 1], offset if isinstance(offset, int) else None),
+            StridedLayoutAttr([pitch, 1][::order], offset if isinstance(offset, int) else None),
         )
         op = memref.ReinterpretCastOp(
             memory,
@@ -873,7 +923,7 @@ class Blocker:
             _dynamic(width),
             [_static(offset)],
             [_static(size) for size in sizes],
-            [_static(width), 1],
+            [_static(width), 1][::order],
             type_,
         )
         return self.loops.insert(op).result
@@ -951,9 +1001,12 @@ class Blocker:
         here = replace(block, start=self.loops.sub(block.start, packed.origin))
         rows = here.length if lanes == "k" else k.length
         end = replace(rows, value=self.loops.add(here.start, rows.value)) if lanes == "k" else rows
-        matrix = self._matrix(packed.memory, packed.slice, end, self._pitch(lanes))
+        # In the source's order of dimensions: one microkernel serves what is packed and what isn't.
+        swapped = tags != source.tags
+        pitch = self._pitch(lanes)
+        matrix = self._matrix(packed.memory, packed.slice, end, pitch, swapped=swapped)
         whole = Part(self.loops.constant(0), k.length)
-        return self._slice(View(matrix, tags), {self.across: here, "k": whole})
+        return self._slice(View(matrix, source.tags), {self.across: here, "k": whole})
 
     def _slice(self, view: View, parts: dict[str, Part]) -> View:
         """A part of an operand along each of its dimensions."""

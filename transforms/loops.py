@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from xdsl.builder import Builder
 from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerAttr, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
@@ -19,6 +18,8 @@ from nkdsl.planner.split import Run
 
 OperationT = TypeVar("OperationT", bound=Operation)
 Carried = Sequence[SSAValue]
+INDEX = IndexType()
+_NO_OVERFLOW = {"overflowFlags": arith.IntegerOverflowAttr("none")}
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
@@ -53,6 +54,13 @@ def _defining_op(value: SSAValue) -> Operation:
     return value.owner
 
 
+def index_arithmetic(op: type[OperationT], lhs: SSAValue, rhs: SSAValue) -> OperationT:
+    """An operation on two indices; its constructor would take three times as long."""
+    overflows = issubclass(op, arith.SignlessIntegerBinaryOperationWithOverflow)
+    properties = _NO_OVERFLOW if overflows else {}
+    return op.create(operands=[lhs, rhs], result_types=[INDEX], properties=properties)
+
+
 class LoopBuilder:
     """Inserts ops at a point that moves into and out of the loops it opens.
 
@@ -61,17 +69,21 @@ class LoopBuilder:
 
     def __init__(self, entry: Block, point: InsertPoint):
         """Insert at `point`, somewhere inside the function whose entry block is `entry`."""
-        self._builder = Builder(point)
+        self._point = point
         self._entry = entry
         self._constants: dict[int, SSAValue] = {}
 
     def move_to(self, point: InsertPoint) -> None:
         """Insert at another point from now on."""
-        self._builder.insertion_point = point
+        self._point = point
 
     def insert(self, op: OperationT) -> OperationT:
         """Insert one op at the current point."""
-        return self._builder.insert(op)
+        if self._point.insert_before is None:
+            self._point.block.add_op(op)
+        else:
+            self._point.block.insert_op_before(op, self._point.insert_before)
+        return op
 
     def insert_at_entry(self, op: OperationT) -> OperationT:
         """Insert an op that needs the function's arguments at most, at the function's start."""
@@ -94,7 +106,9 @@ class LoopBuilder:
     def constant(self, value: int) -> SSAValue:
         """An index constant."""
         if value not in self._constants:
-            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
+            op = arith.ConstantOp.create(
+                result_types=[INDEX], properties={"value": IntegerAttr(value, INDEX)}
+            )
             self._constants[value] = self.insert_at_entry(op).result
         return self._constants[value]
 
@@ -102,7 +116,7 @@ class LoopBuilder:
         """`index + distance`, without an addition where the distance is zero."""
         if distance == 0:
             return index
-        return self.insert(arith.AddiOp(index, self.constant(distance))).result
+        return self._arithmetic(arith.AddiOp, index, self.constant(distance))
 
     def add(self, lhs: SSAValue, rhs: SSAValue) -> SSAValue:
         """`lhs + rhs` of two indices; adding a constant zero, or two constants, costs nothing."""
@@ -113,7 +127,7 @@ class LoopBuilder:
             return rhs
         if right == 0:
             return lhs
-        return self.insert(arith.AddiOp(lhs, rhs)).result
+        return self._arithmetic(arith.AddiOp, lhs, rhs)
 
     # ---- arithmetic on indices; of constants it is done here, and so is what changes nothing
 
@@ -153,7 +167,7 @@ class LoopBuilder:
 
     def _fold(
         self,
-        op: Callable[[SSAValue, SSAValue], Operation],
+        op: type[Operation],
         compute: Callable[[int, int], int],
         lhs: SSAValue,
         rhs: SSAValue,
@@ -165,7 +179,11 @@ class LoopBuilder:
             return self.constant(compute(left, right))
         if right is not None and right == right_neutral:
             return lhs
-        return self.insert(op(lhs, rhs)).results[0]
+        return self._arithmetic(op, lhs, rhs)
+
+    def _arithmetic(self, op: type[Operation], lhs: SSAValue, rhs: SSAValue) -> SSAValue:
+        """The result of an operation."""
+        return self.insert(index_arithmetic(op, lhs, rhs)).results[0]
 
     # ---- control
 
@@ -187,7 +205,7 @@ class LoopBuilder:
 
     def _body(self, carried: Carried, body: Callable[[SSAValue, Carried], Carried]) -> Block:
         """The block of a loop."""
-        block = Block(arg_types=[IndexType(), *(value.type for value in carried)])
+        block = Block(arg_types=[INDEX, *(value.type for value in carried)])
         index, *arguments = block.args
         with self.inside(block):
             results = body(index, arguments)
@@ -197,16 +215,16 @@ class LoopBuilder:
     @contextmanager
     def inside(self, block: Block) -> Iterator[None]:
         """Insert at the end of a block meanwhile."""
-        outside = self._builder.insertion_point
-        self._builder.insertion_point = InsertPoint.at_end(block)
+        outside = self._point
+        self._point = InsertPoint.at_end(block)
         try:
             yield
         finally:
-            self._builder.insertion_point = outside
+            self._point = outside
 
     def parallel(self, count: int, body: Callable[[SSAValue], None]) -> None:
         """`for i in range(count)`, every iteration in a thread of its own."""
-        block = Block(arg_types=[IndexType()])
+        block = Block(arg_types=[INDEX])
         with self.inside(block):
             body(block.args[0])
             self.insert(scf.ReduceOp())

@@ -27,7 +27,7 @@ OWNER: dict[str, tuple[Role, ...]] = {"m": ("lhs", "out"), "n": ("rhs", "out"), 
 """Which operands a block's dimension of a kind lies on."""
 
 
-SCALES = (24, 48, 96, 192, 384, 768, 2048)
+SCALES = (24, 48, 96, 192, 512, 1024, 2048)
 """What an extent known only at run time is planned as: a plan must be good for all of these."""
 
 

@@ -98,7 +98,7 @@ def _find_dynamic(problem: Problem, target: Target, instruction: Instruction) ->
     plans = [
         plan
         for plan in _blocked_candidates(problem, target, instruction)
-        if plan.pack.data != "none" and plan.m_block.data and plan.n_block.data
+        if plan.pack.data != "none"
     ]
     plans.sort(key=lambda plan: predict_blocked(problem, target, plan).cycles)
     found = [_with_threshold(problem, target, plan) for plan in plans[:FINALISTS]]

@@ -75,7 +75,9 @@ def extents_of(bounds: tuple[int, int | None], block: int, unit: int) -> tuple[i
     most = fewest + largest**2
     if high is not None:
         most = min(most, -(-high // unit))
-    smallest = min(units // -(-units // largest) for units in range(fewest, most + 1))
+    counts = range(-(-fewest // largest), -(-most // largest) + 1)
+    # The blocks are smallest where so many are only just needed.
+    smallest = min(max(fewest, (count - 1) * largest + 1) // count for count in counts)
     # The last block may end ragged.
     ragged = (smallest - 1) * unit + 1
     return ragged, block if high is None else min(block, high)

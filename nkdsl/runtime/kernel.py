@@ -49,10 +49,10 @@ class Kernel:
         source: ModuleOp,
         signature: Signature,
         target: Target,
-        upstream: str,
         llvm_ir: str,
         workspace_bytes: int,
         plans: tuple[str, ...],
+        threads: int = 1,
     ):
         """Made by `nkdsl.compile`.
 
@@ -60,10 +60,10 @@ class Kernel:
             source: the program as it was given.
             signature: what the arguments must be.
             target: what it was compiled for.
-            upstream: MLIR text in upstream dialects.
-            llvm_ir: the same as LLVM IR.
+            llvm_ir: what became of it.
             workspace_bytes: bytes of scratch memory that a call needs.
             plans: the plan of each product, in order.
+            threads: how many it was planned for.
         """
         self.signature = signature
         self.target = target
@@ -72,7 +72,7 @@ class Kernel:
         self.plans = plans
         """The plan of each product, in order."""
         self._source = source
-        self._upstream = upstream
+        self._threads = threads
         self._llvm_ir = llvm_ir
 
     def __repr__(self) -> str:
@@ -100,14 +100,13 @@ class Kernel:
         """
         if level == "llvm":
             return self._llvm_ir
-        if level in ("mlir", "upstream"):
-            return self._upstream
-        if level not in LEVELS:
+        end = "upstream" if level == "mlir" else level
+        if end not in LEVELS:
             known = ", ".join((*LEVELS, "llvm"))
             raise InvalidInput(f"there is no level '{level}'; levels are {known}")
         context = make_context()
         module = load(self._source, context)
-        lower(module, context, self.target, end=level)
+        lower(module, context, self.target, end=end, threads=self._threads)
         return to_text(module)
 
     def asm(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 import nkdsl
 from nkdsl.backends import linker, mlir, native
 from nkdsl.errors import InvalidInput, ToolFailed, ToolNotFound, Unsupported
+from nkdsl.frontend import load, make_context, to_generic_text, to_text
 from nkdsl.targets import can_run, get_target
 from tests.unit.helpers import Product
 
@@ -169,6 +170,37 @@ def test_a_program_that_mlir_opt_refuses_is_invalid_input_with_the_users_name():
 def test_llvm_ir_that_is_none_is_refused():
     with pytest.raises(ToolFailed, match="LLVM refuses the module"):
         native.emit_assembly("nonsense", get_target("x86-64-v3"))
+
+
+# ------------------------------------------------------------------------------ generic form
+
+ODD = r"""
+func.func @odd(%a: memref<4xf32>, %n: index) -> (index, f32) attributes {"an odd name" = "\"q\""} {
+  %c0 = arith.constant {marked} 0 : index
+  %c1 = arith.constant 1 : index
+  cf.br ^loop(%c0 : index)
+^loop(%i: index):
+  %next = arith.addi %i, %c1 overflow<nsw> {note = "a b", "two words"} : index
+  %more = arith.cmpi ult, %next, %n : index
+  cf.cond_br %more, ^loop(%next : index), ^end
+^end:
+  %x:2 = scf.if %more -> (index, f32) {
+    %v = memref.load %a[%c0] : memref<4xf32>
+    scf.yield %next, %v : index, f32
+  } else {
+    %w = arith.constant 0.1 : f32
+    scf.yield %i, %w : index, f32
+  }
+  return %x#0, %x#1 : index, f32
+}
+"""
+
+
+def test_the_generic_form_is_the_same_program_to_mlir():
+    module = load(ODD, make_context())
+    texts = [mlir.run_mlir_opt(print_(module), []) for print_ in (to_text, to_generic_text)]
+    assert texts[0] == texts[1]
+    assert '"an odd name"' in texts[0]
 
 
 # ----------------------------------------------------------------------------- native code

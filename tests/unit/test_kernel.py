@@ -15,9 +15,9 @@ import pytest
 
 import nkdsl
 from nkdsl import api
-from nkdsl.backends import native
+from nkdsl.backends import mlir, native
 from nkdsl.errors import InvalidInput, Unsupported
-from nkdsl.pipeline import LEVELS
+from nkdsl.pipeline import LEVELS, CollectorPause
 from nkdsl.runtime.address import address_of
 from nkdsl.runtime.entry import CheckedCall, native_entry
 from nkdsl.runtime.workspace import aligned_bytes
@@ -275,6 +275,56 @@ def test_an_empty_product_can_be_called(sizes):
     assert (c == 0).all()
 
 
+# ----------------------------------------------------------------------- the collector's pause
+
+
+@pytest.fixture
+def collector():
+    """Python's collector, switched on; as it was, afterwards."""
+    was_enabled = gc.isenabled()
+    gc.enable()
+    yield
+    (gc.enable if was_enabled else gc.disable)()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_before_when_all_have_left_its_pause(collector, enabled):
+    (gc.enable if enabled else gc.disable)()
+    pause = CollectorPause()
+    with pause:
+        assert not gc.isenabled()
+        with pytest.raises(RuntimeError), pause:
+            raise RuntimeError
+        assert not gc.isenabled()
+    assert gc.isenabled() == enabled
+
+
+def test_the_collector_stays_off_while_any_thread_is_inside(collector):
+    pause, entered, done = CollectorPause(), threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with pause:
+            entered.set()
+            done.wait(timeout=60)
+
+    thread = threading.Thread(target=stay)
+    with pause:
+        thread.start()
+        assert entered.wait(timeout=60)
+    assert not gc.isenabled()
+    done.set()
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_the_collector_is_on_again_after_compiling_and_after_an_error(collector):
+    nkdsl.compile(Product("mk,kn->mn", SIZES).source, target=TARGET)
+    assert gc.isenabled()
+    with pytest.raises(InvalidInput):
+        nkdsl.compile("func.func @f() {", target=TARGET)
+    assert gc.isenabled()
+
+
 # ---------------------------------------------------------------------------------- threads
 
 
@@ -381,6 +431,14 @@ def test_every_level_can_be_looked_at(level):
         "llvm": "define void @product(ptr",
     }
     assert marks[level] in compiled().ir(level)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_levels_show_what_was_compiled(threads):
+    source = Product("mk,kn->mn", SIZES).source
+    kernel = nkdsl.compile(source, target=TARGET, threads=threads)
+    assert kernel.plan in kernel.ir("nanokernel")
+    assert mlir.to_llvm_ir(kernel.ir("upstream")) == kernel.ir("llvm")
 
 
 def test_an_unknown_level_is_refused_with_those_known():

@@ -218,7 +218,7 @@ def test_every_size_has_a_plan_that_keeps_its_bounds(
 def test_large_products_are_predicted_to_run_near_peak_and_small_ones_are_not():
     table = get_target("znver5")
     large, tiny = problem(512, 512, 512), problem(3, 3, 3)
-    assert check_plan(large, table, find_plan(large, table)).share_of_peak > 0.9
+    assert check_plan(large, table, find_plan(large, table)).share_of_peak > 0.85
     assert check_plan(tiny, table, find_plan(tiny, table)).share_of_peak < 0.3
 
 

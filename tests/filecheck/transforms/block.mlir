@@ -45,7 +45,7 @@ func.func @packed(%a: memref<12x24xf32>, %b: memref<24x25xf32>, %c: memref<12x25
 }
 
 // Run-time sizes: which block there is at an edge is found then, by its registers and rows. Whether
-// anything is packed is decided by the smaller side.
+// anything is packed is decided by the smaller side; one function packs all panels of a width.
 // CHECK-LABEL: func.func @run_time(
 // CHECK-DAG:     memref.dim %b,
 // CHECK-DAG:     memref.dim %c,
@@ -53,9 +53,9 @@ func.func @packed(%a: memref<12x24xf32>, %b: memref<24x25xf32>, %c: memref<12x25
 // CHECK-NEXT:    scf.if [[LARGE]] {
 // CHECK:           scf.index_switch
 // CHECK-NEXT:      case 1 {
-// CHECK:             nanokernel.pack %b{{.*}} into {{%[0-9]+}} : memref<?x?xf32>, memref<?x16xf32, strided<[16, 1], offset: ?>>
+// CHECK:             func.call @run_time_pack_16(%b, {{.*}}) : (memref<?x?xf32>, index, index, memref<?x16xf32, strided<[16, 1], offset: ?>>, index, index) -> ()
 // CHECK:           default {
-// CHECK:             nanokernel.pack %b{{.*}} into {{%[0-9]+}} : memref<?x?xf32>, memref<?x32xf32, strided<[32, 1], offset: ?>>
+// CHECK:             func.call @run_time_pack_32(%b, {{.*}}) : (memref<?x?xf32>, index, index, memref<?x32xf32, strided<[32, 1], offset: ?>>, index, index) -> ()
 // CHECK:           nanokernel.pack %a{{.*}} lanes k
 // CHECK:           scf.index_switch
 // CHECK:             nanokernel.microkernel @run_time_1x16(

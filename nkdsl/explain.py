@@ -415,6 +415,8 @@ def _turns(e: Explained) -> str:
 
 def _prefetch(e: Explained) -> str:
     distance = e.plan.prefetch.data
+    if e.plan.ahead.data != "none":
+        return f"what follows in the rows of {FACTORS[e.plan.ahead.data]}, into L2"
     if not distance:
         return "none"
     return f"{distance} steps ahead, what comes from beyond L1"

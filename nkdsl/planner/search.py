@@ -22,6 +22,7 @@ from nkdsl.planner.cost import (
     STREAMED,
     Cost,
     chunk_count,
+    chunk_depth,
     predict,
     split_block,
 )
@@ -273,6 +274,7 @@ def _plan(
     if k_block:
         depth = depth // problem.sizes[iterators[0]] * k_block
     step_cycles = max(tile.instructions / instruction.per_cycle, float(instruction.latency))
+    few = depth <= HARDWARE_STREAMS and layout.lanes in STREAMED
     rows, columns = split_block(problem, block, layout.lanes, instruction.lanes)
     shapes = max(1, len(rows) * len(columns))
     inner = k_block if k_block and len(iterators) == 1 else problem.extent("k")
@@ -286,8 +288,9 @@ def _plan(
         pack=layout.pack,
         k_block=k_block,
         k_unroll=_k_unroll(target, steps, step_cycles, steps * tile.micro_ops * shapes),
-        # A few rows at a time are what hardware follows best on its own.
-        prefetch=0 if depth <= HARDWARE_STREAMS else _prefetch(target, step_cycles, depth),
+        # A few rows at a time are followed by hardware; what comes next in each is asked for.
+        prefetch=0 if few else _prefetch(target, step_cycles, depth),
+        ahead=STREAMED[layout.lanes] if few and k_block and layout.pack == "none" else "none",
     )
 
 
@@ -340,8 +343,12 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
 
 
 def _check_layout(problem: Problem, plan: PlanAttr) -> None:
-    if plan.ahead.data != "none":
-        raise Unsupported("ahead is for products in cache blocks: give n_block or m_block too")
+    few = chunk_depth(problem, plan) <= HARDWARE_STREAMS
+    if plan.ahead.data not in ("none", *((STREAMED.get(plan.lanes.data),) if few else ())):
+        raise Unsupported(
+            "ahead is for products in cache blocks, or for the factor that is streamed a few rows "
+            f"at a time: give n_block or m_block, or a k_block of at most {HARDWARE_STREAMS}"
+        )
     allowed = layouts(problem)
     wanted = plan.lanes.data, plan.pack.data
     if wanted in [(a.lanes, a.pack) for a in allowed]:

@@ -40,3 +40,14 @@ func.func @batch_reduce(%a: memref<16x64x64xf32>, %b: memref<16x64x64xf32>, %c: 
       plan #nanokernel.plan<target = "skylake-avx512", instruction = "fma.f32x16", block = 6x64, k_unroll = 8, prefetch = 4>
   func.return
 }
+
+// Where few rows at a time are streamed, what follows in each is asked for: 2 KiB on, whole blocks.
+
+// CHECK-LABEL: func.func @few_rows
+// CHECK: nanokernel.step
+// CHECK-SAME: depth 8 using "fma.f32x16" prefetch rhs [0, 560]
+func.func @few_rows(%a: memref<4x64xf32>, %b: memref<64x4096xf32>, %c: memref<4x4096xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<4x64xf32>, memref<64x4096xf32>) outs(%c[m, n] : memref<4x4096xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 4x80, k_unroll = 8, k_block = 8, resident = lhs, ahead = rhs>
+  return
+}

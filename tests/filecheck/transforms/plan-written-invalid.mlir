@@ -90,7 +90,7 @@ func.func @packed_but_streamed(%a: memref<64x256xf32>, %b: memref<96x256xf32>, %
 
 // -----
 
-// CHECK: ahead is for products in cache blocks: give n_block or m_block too
+// CHECK: ahead is for products in cache blocks, or for the factor that is streamed a few rows at a time: give n_block or m_block, or a k_block of at most 8
 func.func @next_of_a_flat_product(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
     plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, ahead = lhs>

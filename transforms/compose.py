@@ -70,8 +70,8 @@ SHORT_ROW_LINES = 4
 
 
 STREAM_AHEAD = 2048
-"""Bytes by which rows that are streamed, few at a time, are asked for ahead: on Zen 4 a product with
-one row then reads memory at 25 instead of 22 GB/s, one with four rows at 18 instead of 15."""
+"""Bytes by which rows that are streamed, few at a time, are asked for ahead: on Zen 4 a product
+with one row then reads memory at 25 instead of 22 GB/s, one with four rows at 18 instead of 15."""
 
 
 @dataclass(frozen=True)

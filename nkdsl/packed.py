@@ -25,6 +25,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -500,19 +501,19 @@ class _Product:
         instruction = target.instruction_for(problem.operand, problem.accumulator)
         best: dict[bool, tuple[float, PlanAttr]] = {}
         for plan in candidates(problem, target, instruction):
-            # Cache blocks would only be cut out of one panel; they are what threads share.
-            if plan.packs(self.operand) or (
-                plan.blocked and (threads == 1 or plan.pack.data != "none")
-            ):
+            # Cache blocks could only be cut out of one panel.
+            if plan.packs(self.operand) or (plan.blocked and plan.pack.data != "none"):
                 continue
             if width is not None and plan.block[self.side == "n"] != width:
                 continue
             cycles = cost_of(problem, target, plan).cycles
             if plan.blocked not in best or cycles < best[plan.blocked][0]:
                 best[plan.blocked] = cycles, plan
-        if True in best:
+        if not best:
+            return None
+        if threads > 1 and True in best:  # what has cache blocks can be shared
             return best[True][1].with_entries(threads=threads)
-        return best[False][1] if best else None
+        return min(best.values(), key=itemgetter(0))[1]
 
     # ----------------------------------------------------------------------- rewriting
 

@@ -119,10 +119,12 @@ class Schedule:
         that is contiguous in k is asked for a line ahead, unless its rows are so short that much
         of that would fall behind their ends; with reductions around the inner one, at the same
         place of the next of them. Where few rows at a time are streamed, what follows in each is
-        asked for.
+        asked for; with lanes along k, what the next block reads.
         """
         if self.plan.asks_ahead(role):
             return tuple(self._stream_ahead(tag) if tag in "mn" else 0 for tag in dims)
+        if self.plan.lanes.data == "k":
+            return ()
         distance = self.plan.prefetch.data
         in_place = self.packed != role
         if not distance or (
@@ -142,6 +144,8 @@ class Schedule:
     def _stream_ahead(self, kind: str) -> int:
         """How many elements ahead streamed rows are asked for: whole blocks."""
         block = self.plan.block[kind == "n"]
+        if self.plan.lanes.data == "k":
+            return block
         return -(-STREAM_AHEAD // (block * self.problem.operand.size)) * block
 
 

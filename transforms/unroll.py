@@ -462,6 +462,11 @@ class Unroller:
         # Lanes that are not read are zero, and add nothing.
         whole = Register(0, register.lanes, register.active)
         rows, columns = op.block.shape
+        for factor, ahead, tag, count in zip(
+            (lhs, rhs), op.prefetch, "mn", (rows, columns), strict=True
+        ):
+            if ahead:
+                self._prefetch(factor, ahead, tag, register.offset, range(count))
         kept = [
             self.build.load(rhs, whole, rhs.offsets(n=n, k=register.offset)) for n in range(columns)
         ]

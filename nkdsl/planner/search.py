@@ -274,12 +274,11 @@ def _plan(
     if k_block:
         depth = depth // problem.sizes[iterators[0]] * k_block
     step_cycles = max(tile.instructions / instruction.per_cycle, float(instruction.latency))
-    few = depth <= HARDWARE_STREAMS and layout.lanes in STREAMED
     rows, columns = split_block(problem, block, layout.lanes, instruction.lanes)
     shapes = max(1, len(rows) * len(columns))
     inner = k_block if k_block and len(iterators) == 1 else problem.extent("k")
     steps = max(1, -(-inner // tile.depth))
-    return PlanAttr.of(
+    plan = PlanAttr.of(
         target=target.name,
         instruction=instruction.name,
         block=block,
@@ -288,10 +287,14 @@ def _plan(
         pack=layout.pack,
         k_block=k_block,
         k_unroll=_k_unroll(target, steps, step_cycles, steps * tile.micro_ops * shapes),
-        # A few rows at a time are followed by hardware; what comes next in each is asked for.
-        prefetch=0 if few else _prefetch(target, step_cycles, depth),
-        ahead=STREAMED[layout.lanes] if few and k_block and layout.pack == "none" else "none",
+        prefetch=_prefetch(target, step_cycles, depth),
     )
+    # Of a few rows at a time hardware foresees what comes next, but too late from beyond L2.
+    streamed = _streamed(problem, plan)
+    if streamed == "none":
+        return plan
+    far = outgrows_l2(problem, target)
+    return plan.with_entries(prefetch=0, ahead=streamed if far else "none")
 
 
 def _prefetch(target: Target, step_cycles: float, depth: int) -> int:
@@ -343,8 +346,7 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
 
 
 def _check_layout(problem: Problem, plan: PlanAttr) -> None:
-    few = chunk_depth(problem, plan) <= HARDWARE_STREAMS
-    if plan.ahead.data not in ("none", *((STREAMED.get(plan.lanes.data),) if few else ())):
+    if plan.ahead.data != "none" and plan.ahead.data != _streamed(problem, plan):
         raise Unsupported(
             "ahead is for products in cache blocks, or for the factor that is streamed a few rows "
             f"at a time: give n_block or m_block, or a k_block of at most {HARDWARE_STREAMS}"
@@ -362,6 +364,15 @@ def _check_layout(problem: Problem, plan: PlanAttr) -> None:
         f"lanes = {wanted[0]}, pack = {wanted[1]} does not fit the operands' layouts; "
         f"possible are {choices}"
     )
+
+
+def _streamed(problem: Problem, plan: PlanAttr) -> str:
+    """The factor of which a plan without cache blocks streams a few rows at a time, or none."""
+    if plan.lanes.data == "k":
+        larger = "lhs" if problem.extent("m") > problem.extent("n") else "rhs"
+        return "none" if plan.packs(larger) else larger
+    few = chunk_depth(problem, plan) <= HARDWARE_STREAMS
+    return STREAMED[plan.lanes.data] if few and plan.pack.data == "none" else "none"
 
 
 def _check_blocked_layout(problem: Problem, plan: PlanAttr) -> None:

@@ -51,3 +51,22 @@ func.func @few_rows(%a: memref<4x64xf32>, %b: memref<64x4096xf32>, %c: memref<4x
     plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 4x80, k_unroll = 8, k_block = 8, resident = lhs, ahead = rhs>
   return
 }
+
+// With lanes along k, the rows or columns of the next block are asked for; nothing else is.
+
+// CHECK-LABEL: func.func @lanes_along_k
+// CHECK: nanokernel.step
+// CHECK-SAME: using "fma.f32x16" prefetch rhs [8, 0] :
+// CHECK-LABEL: func.func @lanes_along_k_unasked
+// CHECK-NOT: prefetch lhs
+// CHECK-NOT: prefetch rhs
+func.func @lanes_along_k(%a: memref<1x512xf32>, %b: memref<64x512xf32>, %c: memref<1x64xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[n, k] : memref<1x512xf32>, memref<64x512xf32>) outs(%c[m, n] : memref<1x64xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 1x8, lanes = k, k_unroll = 4, resident = lhs, ahead = rhs>
+  return
+}
+func.func @lanes_along_k_unasked(%a: memref<1x512xf32>, %b: memref<64x512xf32>, %c: memref<1x64xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[n, k] : memref<1x512xf32>, memref<64x512xf32>) outs(%c[m, n] : memref<1x64xf32>)
+    plan #nanokernel.plan<target = "znver4", instruction = "fma.f32x16", block = 1x8, lanes = k, k_unroll = 4, resident = lhs, prefetch = 6>
+  return
+}

@@ -149,3 +149,19 @@ func.func @prefetch_next(%a: memref<4x128xf32>, %b: memref<128x64xf32>, %c: memr
   nanokernel.store %next, %c[m: %zero, n: %zero] : memref<4x64xf32>, !nanokernel.block<2x32xf32, lanes = n>
   return
 }
+
+// With lanes along k each row or column of a step is asked for once a register.
+// CHECK-LABEL: func.func @prefetch_lanes_along_k
+// CHECK:         nkvector.prefetch %b[%zero + 2, %zero] into L2 : memref<4x128xf32>
+// CHECK-NEXT:    nkvector.prefetch %b[%zero + 3, %zero] into L2
+// CHECK:         nkvector.prefetch %b[%zero + 2, %zero + 16] into L2
+// CHECK-NEXT:    nkvector.prefetch %b[%zero + 3, %zero + 16] into L2
+// CHECK-NOT:     nkvector.prefetch
+// CHECK:         func.return
+func.func @prefetch_lanes_along_k(%a: memref<1x128xf32>, %b: memref<4x128xf32>, %c: memref<1x4xf32>) attributes {nanokernel.target = "znver5"} {
+  %zero = arith.constant 0 : index
+  %acc = nanokernel.zero : !nanokernel.block<1x2xf32, lanes = k>
+  %next = nanokernel.step %acc, %a[m: %zero, k: %zero], %b[n: %zero, k: %zero] depth 32 using "fma.f32x16" prefetch rhs [2, 0] : memref<1x128xf32>, memref<4x128xf32>, !nanokernel.block<1x2xf32, lanes = k>
+  nanokernel.store %next, %c[m: %zero, n: %zero] : memref<1x4xf32>, !nanokernel.block<1x2xf32, lanes = k>
+  return
+}

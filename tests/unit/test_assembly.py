@@ -329,7 +329,7 @@ def microkernels(target_name: str, element: str) -> dict[tuple[int, int], Microk
     for name, code in functions(
         native.emit_assembly(mlir.to_llvm_ir(to_text(module)), target)
     ).items():
-        if name != "product":
+        if name != "product" and not name.startswith("product_pack_"):
             rows, columns = map(int, name.removeprefix("product_").split("x"))
             found[rows, columns // lanes] = Microkernel(plan, target, rows, columns // lanes, code)
     return found

@@ -42,6 +42,7 @@ from nkdsl.planner.cost import (
     conflicts,
     cycles_a_miss,
     first_touch_cycles,
+    friction,
     lines_a_load,
     moved_in_a_step,
     source_level,
@@ -68,14 +69,6 @@ SHARED_STEPS = 1 << 18
 
 PASSING_SHARE = 0.5
 """What storing a panel costs of its time where a microkernel computes meanwhile."""
-
-STREAM_FRICTION = 0.03
-"""What of the time that a step's data take to come from L2 the FMAs don't hide: on Zen 4 a block of
-6x64, with 11 bytes a cycle, is 0.5 to 1 % faster than one of 4x80, with 16."""
-
-LOAD_FRICTION = 0.08
-"""What of the time that the load ports take in a step the FMAs don't hide: on Zen 4 a block of
-13x32, with 15 loads for 26 instructions, is 1 to 4 % slower than one of 8x48, with 11 for 24."""
 
 PAGE_CYCLES = 8.0
 """Lost on a page that the first-level TLB has forgotten."""
@@ -307,11 +300,10 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
                 ),
             )
             step = step_of(target, plan, instruction, tile, panels)
-            loads = (tile.lhs_loads + tile.rhs_loads) / target.loads_per_cycle
             moved = row_run.size * column_run.size * size * (2 if loads_result else 1)
             cycles = (
                 depth
-                * (step.cycles + STREAM_FRICTION * step.stream + LOAD_FRICTION * loads)
+                * (step.cycles + friction(target, tile, step))
                 * (FAR_STEP if in_place_far else 1.0)
                 + CALL_CYCLES
                 + tile.instructions / target.stores_per_cycle

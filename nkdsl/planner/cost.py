@@ -63,6 +63,14 @@ FAR_STEP = 1.08
 """A step takes this much longer where a factor read in place arrives from beyond L2, whatever was
 asked for: 6 to 12 % were measured at 768³, 1000³ and 2047x2049x257 on Zen 4."""
 
+STREAM_FRICTION = 0.03
+"""What of the time that a step's data take to come from L2 the FMAs don't hide: on Zen 4 a block of
+6x64, with 11 bytes a cycle, is 0.5 to 1 % faster than one of 4x80, with 16."""
+
+LOAD_FRICTION = 0.08
+"""What of the time that the load ports take in a step the FMAs don't hide: on Zen 4 a block of
+13x32, with 15 loads for 26 instructions, is 1 to 4 % slower than one of 8x48, with 11 for 24."""
+
 REVISITED_SHARE = 0.9
 """The share that is left where each part of a stream is used several times before the next."""
 
@@ -312,6 +320,8 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
             cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
             if max(lhs.level, rhs.level) > 1:
                 cycles *= FAR_STEP
+            if outgrows_l2(problem, target):
+                cycles += -(-depth // tile.depth) * friction(target, tile, step)
             cycles += _result_pieces(problem, plan, row_run.size, column_run.size) * PIECE_CYCLES
             calls.append(Call(row_run, column_run, tile, step, cycles))
     return Cost(
@@ -323,6 +333,19 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
         useful=problem.flops / (instruction.flops * instruction.per_cycle),
         arrival=_arrival(problem, target, plan),
     )
+
+
+def friction(target: Target, tile: Tile, step: Step) -> float:
+    """Cycles of a step that its data's way through the caches adds, however little it is."""
+    loads = (tile.lhs_loads + tile.rhs_loads) / target.loads_per_cycle
+    return STREAM_FRICTION * step.stream + LOAD_FRICTION * loads
+
+
+def outgrows_l2(problem: Problem, target: Target) -> bool:
+    """Whether L2 can't hold all of a product's operands: else it needs no cache blocks."""
+    m, n, k = (problem.extent(kind) for kind in "mnk")
+    elements = m * k + k * n + m * n
+    return elements * problem.operand.size > OUTER_CACHE_SHARE * target.caches[1].size
 
 
 def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> float:

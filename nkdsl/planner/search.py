@@ -18,11 +18,11 @@ from nkdsl.planner.blocking import SHARED_STEPS, blocked_plans, predict_blocked
 from nkdsl.planner.cost import (
     FACTORS,
     HARDWARE_STREAMS,
-    OUTER_CACHE_SHARE,
     STREAMED,
     Cost,
     chunk_count,
     chunk_depth,
+    outgrows_l2,
     predict,
     split_block,
 )
@@ -177,13 +177,6 @@ def candidates(problem: Problem, target: Target, instruction: Instruction) -> It
             seen.add(runs)
             for resident, k_block in product(_residents(layout), k_blocks):
                 yield _plan(problem, target, instruction, layout, block, resident, k_block)
-
-
-def outgrows_l2(problem: Problem, target: Target) -> bool:
-    """Whether L2 can't hold all of a product's operands: else it needs no cache blocks."""
-    m, n, k = (problem.extent(kind) for kind in "mnk")
-    elements = m * k + k * n + m * n
-    return elements * problem.operand.size > OUTER_CACHE_SHARE * target.caches[1].size
 
 
 def _blocked_candidates(

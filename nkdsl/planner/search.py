@@ -147,9 +147,15 @@ def _find_shared(
 
 
 def _sums_alike(problem: Problem, alone: PlanAttr, shared: PlanAttr) -> bool:
-    """Whether two plans add up the products of an element in one order, with the same roundings."""
+    """Whether two plans add up the products of an element in one order, with the same roundings.
+
+    With cache blocks the old result is added in the end, without them the sums start with it; with
+    lanes along k each lane has a sum of its own.
+    """
     if alone.blocked:
         return alone.k_block.data == shared.k_block.data
+    if alone.lanes.data == "k" or not problem.from_zero:
+        return False
     return chunk_count(problem, alone) == chunk_count(problem, shared) == 1
 
 

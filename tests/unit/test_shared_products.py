@@ -64,6 +64,23 @@ def test_the_result_is_the_same_for_every_number_of_threads(
     assert np.array_equal(results[1], results[2])
 
 
+@pytest.mark.parametrize("from_zero", [True, False])
+@pytest.mark.parametrize("shape", [(999, 37, 1001), (128, 128, 128), (300, 310, 320)])
+def test_a_plan_whose_sums_would_differ_is_not_shared(
+    shape: tuple[int, int, int], from_zero: bool
+) -> None:
+    m, n, k = shape
+    product = Product("mk,kn->mn", (("m", m), ("n", n), ("k", k)), from_zero=from_zero)
+    a, b = operands(m, n, k, "float32")
+    start = np.random.default_rng(1).standard_normal((m, n)).astype("float32")
+    results = []
+    for threads in (1, 2):
+        c = start.copy()
+        nkdsl.compile(product.source, threads=threads)(a, b, c)
+        results.append(c)
+    assert np.array_equal(results[0], results[1])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_a_written_number_of_threads_is_obeyed(threads: int) -> None:
     if can_run(get_target("x86-64-v3")):

@@ -300,7 +300,7 @@ def test_a_written_plan_is_kept():
 def test_threads():
     if openmp.ensure_loaded() is None:
         pytest.skip("there is no OpenMP runtime")
-    kernel = compiled(96, 300, 70, threads=2)
+    kernel = compiled(96, 300, 70, from_zero=True, threads=2)
     assert "threads = 2" in kernel.plan
     reader = kernel.packed(check(kernel))
     if any(f"x{width}" in reader.plan for width in (64, 80, 96)):

@@ -21,6 +21,7 @@ from typing import Any
 
 from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.gemm_sets import PACKED
+from nkdsl.bench.ours import generic_product
 from nkdsl.bench.peers.base import Availability, Unable
 from nkdsl.bench.peers.engine import Made
 from nkdsl.bench.problem import Row
@@ -102,7 +103,7 @@ def mlir_text(row: Row, dtype: str, *, dynamic: bool = False) -> str:
     operands = f"ins(%a, %b : {a}, {b}) outs(%c : {c})"
     maps, product = "", f"linalg.matmul {operands}"
     if row.transpose_a or row.transpose_b:
-        maps, product = _generic(row, dtype, operands)
+        maps, product = generic_product(row, dtype, operands)
     return f"""{maps}func.func @kernel(%a: {a}, %b: {b}, %c: {c}) {{
   %zero = arith.constant 0.0 : {dtype}
   linalg.fill ins(%zero : {dtype}) outs(%c : {c})
@@ -110,25 +111,3 @@ def mlir_text(row: Row, dtype: str, *, dynamic: bool = False) -> str:
   return
 }}
 """
-
-
-def _generic(row: Row, dtype: str, operands: str) -> tuple[str, str]:
-    """Map definitions and the op."""
-    results = (
-        "k, m" if row.transpose_a else "m, k",
-        "n, k" if row.transpose_b else "k, n",
-        "m, n",
-    )
-    maps = "".join(
-        f"#{name} = affine_map<(m, n, k) -> ({result})>\n"
-        for name, result in zip("abc", results, strict=True)
-    )
-    product = f"""linalg.generic {{indexing_maps = [#a, #b, #c],
-                  iterator_types = ["parallel", "parallel", "reduction"]}}
-    {operands} {{
-  ^bb0(%x: {dtype}, %y: {dtype}, %z: {dtype}):
-    %p = arith.mulf %x, %y : {dtype}
-    %s = arith.addf %z, %p : {dtype}
-    linalg.yield %s : {dtype}
-  }}"""
-    return maps, product

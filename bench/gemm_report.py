@@ -40,6 +40,7 @@ from nkdsl.bench.machine import Run
 from nkdsl.bench.ours import NAME as OURS
 from nkdsl.bench.page import empty_figure, grid, save
 from nkdsl.bench.peers.base import Availability
+from nkdsl.bench.report import Result
 from nkdsl.bench.timing import Spread, Timings, geometric_mean, spread
 
 SCHEMA = "nkdsl-bench-gemm/1"
@@ -48,20 +49,12 @@ NAMED_ROWS = 4
 
 
 @dataclass(frozen=True)
-class GemmResult:
-    """One contender in one row; an error stands in for numbers."""
+class GemmResult(Result):
+    """One contender in one row of whole products."""
 
-    name: str
-    detail: str
-    error: str | None = None
-    ns: Spread | None = None
-    gflops: Spread | None = None
-    share: Spread | None = None
-    ratio: Spread | None = None
     bandwidth: Spread | None = None
+    """Its rate of reading over that of memory."""
     rounds: int = 0
-    retaken: int = 0
-    preempted: int = 0
 
     @property
     def is_ours(self) -> bool:

@@ -277,7 +277,7 @@ def main(arguments: Sequence[str]) -> None:
     # A library that prints must not garble the answers: they get the pipe to themselves.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # An interrupt is the parent's affair; it closes the pipes, which who is stopped doesn't see.
+    # An interrupt is the parent's affair; it closes the pipes. A stopped process sees neither.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     host = Host(make_engine(engine, int(threads), target))

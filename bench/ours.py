@@ -108,7 +108,9 @@ def mlir_text(row: Row, dtype: str) -> str:
     a, b, c = (_memref(shape, dtype) for shape in (row.shape_a, row.shape_b, row.shape_c))
     operands = f"ins(%a, %b : {a}, {b}) outs(%c : {c})"
     plain = row.batch == 1 and not (row.transpose_a or row.transpose_b)
-    maps, body = ("", f"linalg.matmul {operands}") if plain else _generic(row, dtype, operands)
+    maps, body = (
+        ("", f"linalg.matmul {operands}") if plain else generic_product(row, dtype, operands)
+    )
     return f"""{maps}func.func @kernel(%a: {a}, %b: {b}, %c: {c}) {{
   {body}
   return
@@ -116,7 +118,7 @@ def mlir_text(row: Row, dtype: str) -> str:
 """
 
 
-def _generic(row: Row, dtype: str, operands: str) -> tuple[str, str]:
+def generic_product(row: Row, dtype: str, operands: str) -> tuple[str, str]:
     """Map definitions and the op; dimensions in the order of upstream's named ops."""
     batch = "b, " if row.batch > 1 else ""
     reduction = ['"reduction"'] if row.batch > 1 else []

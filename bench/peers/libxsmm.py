@@ -72,10 +72,8 @@ class Call:
     """Our B is libxsmm's first operand."""
 
 
-class Libxsmm:
-    """The peer `libxsmm`."""
-
-    name = "libxsmm"
+class _Loading:
+    """What both ways to call the library have in common."""
 
     def __init__(self) -> None:
         """Nothing is loaded before `availability`."""
@@ -88,6 +86,12 @@ class Libxsmm:
         except Unable as error:
             return Availability(False, str(error))
         return Availability(True, f"{_version(self._library)}, {origin}")
+
+
+class Libxsmm(_Loading):
+    """The peer `libxsmm`."""
+
+    name = "libxsmm"
 
     def contender(self, problem: Problem) -> Contender:
         """The fastest of the checked kernels that libxsmm generates for this problem."""
@@ -104,20 +108,8 @@ class Libxsmm:
         """Nothing to give back."""
 
 
-class LibxsmmEngine:
+class LibxsmmEngine(_Loading):
     """One kernel for a whole product, C := A·B."""
-
-    def __init__(self) -> None:
-        """Nothing is loaded before `availability`."""
-        self._library: ctypes.CDLL | None = None
-
-    def availability(self) -> Availability:
-        """Find or build the shared library and load it."""
-        try:
-            self._library, origin = _load()
-        except Unable as error:
-            return Availability(False, str(error))
-        return Availability(True, f"{_version(self._library)}, {origin}")
 
     def make(self, operands: Operands, contract: str) -> Made:
         """The bare kernel, in the orientation that needs no transpose of C."""

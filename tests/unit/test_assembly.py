@@ -381,6 +381,21 @@ def test_microkernels_do_nothing_that_no_plan_asks_for(target, element):
         assert [i.mnemonic[:4] for i in code if i.unfused] == ["vadd"] * (rows * registers)
 
 
+def test_a_large_products_microkernels_fetch_ahead_without_spills():
+    sizes = (("m", 1024), ("n", 1024), ("k", 1024))
+    kernel = nkdsl.compile(Product("mk,kn->mn", sizes, from_zero=True).source, target="znver4")
+    assert "pack = rhs, ahead = both" in kernel.plan
+    ahead = {n: code for n, code in functions(kernel.asm()).items() if n.endswith("_ahead")}
+    assert ahead
+    for code in ahead.values():
+        packing, turn, step = (c for c in map(count, innermost_loops(code)) if c.fmas)
+        assert (packing.spills, turn.spills, step.spills) == (0, 0, 0)
+        # One row of the next panel is packed a turn, of both factors something is asked for.
+        assert (packing.stores, turn.stores, step.stores) == (4, 0, 0)
+        assert packing.prefetches > turn.prefetches > 0
+        assert any(i.mnemonic == "prefetcht1" for i in instructions(code))
+
+
 # ------------------------------------------------------------------------------- the reader
 
 LISTING = """

@@ -23,13 +23,18 @@ nanokernel.store %done, %c[m: %i, n: %j]
 
 Iterators are called by kind: b (batch: in both factors and the result), m (left factor and
 result), n (right factor and result), k (both factors, summed over). Several of each are allowed,
-so blocked layouts, batch-reduce and transposes are index maps and not ops of their own.
+so blocked layouts, batch-reduce and transposes are index maps and not ops of their own. So are
+factors in *groups* of k, as instructions with k > 1 take them ("VNNI layout"): `k floordiv 2`
+counts groups of two steps of the reduction, `k mod 2` says which of the two; in composed form the
+dimension within a group has the tag g, and the index tagged k then counts groups.
 
-Imports: xDSL and `dialects.syntax` only.
+Imports: xDSL, `nkdsl.types` and `dialects.syntax` only.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from xdsl.dialects.builtin import (
@@ -40,6 +45,7 @@ from xdsl.dialects.builtin import (
     AnyFloatConstr,
     ArrayAttr,
     DenseArrayBase,
+    DictionaryAttr,
     FlatSymbolRefAttrConstr,
     IndexType,
     IntAttr,
@@ -50,11 +56,15 @@ from xdsl.dialects.builtin import (
     SymbolRefAttr,
     UnitAttr,
     i1,
+    i8,
+    i32,
     i64,
 )
 from xdsl.dialects.utils import AbstractYieldOperation
 from xdsl.ir import (
     Attribute,
+    Block,
+    BlockArgument,
     Dialect,
     ParametrizedAttribute,
     Region,
@@ -98,12 +108,16 @@ from xdsl.utils.exceptions import VerifyException
 
 from nkdsl.dialects.indexing import offsets_attr
 from nkdsl.dialects.syntax import located, parse_i64, parse_types, print_types
+from nkdsl.types import element_type_of
 
 KINDS = ("b", "m", "n", "k")
 """The kinds of iterators: batch, rows, columns, reduction."""
 
 LANES = ("m", "n", "k")
 """The kinds that a block extends along; one of them lies along the lanes of a register."""
+
+TAGS = (*LANES, "g")
+"""How the dimensions that a block extends along are tagged; g is the one within a group of k."""
 
 _KINDS_HELP = "b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs"
 
@@ -114,6 +128,19 @@ WORKSPACE_ALIGNMENT = 64
 
 TARGET_ATTRIBUTE = "nanokernel.target"
 """The function attribute that names the target a function was planned for."""
+
+UNSIGNED_ATTRIBUTE = "nanokernel.unsigned"
+"""The attribute of a function's argument whose integers have no sign."""
+
+
+def is_unsigned(argument: BlockArgument) -> bool:
+    """Whether a function says that an argument's integers have no sign."""
+    function = argument.owner.parent_op()
+    attributes = None if function is None else function.properties.get("arg_attrs")
+    if not isinstance(attributes, ArrayAttr) or argument.index >= len(attributes):
+        return False
+    told = attributes.data[argument.index]
+    return isinstance(told, DictionaryAttr) and UNSIGNED_ATTRIBUTE in told.data
 
 
 # ----------------------------------------------------------------------------- attributes
@@ -450,6 +477,31 @@ def _combine_linear(
             return None
 
 
+@dataclass(frozen=True)
+class GroupIndex:
+    """An index that cuts an iterator into groups: `k floordiv 2`, or within one, `k mod 2`."""
+
+    position: int
+    """The iterator."""
+    size: int
+    """Its values in a group."""
+    within: bool
+    """Whether it counts within a group."""
+
+
+def group_index(expr: AffineExpr) -> GroupIndex | None:
+    """An index expression as one of groups, or None."""
+    match expr:
+        case AffineBinaryOpExpr(
+            kind=AffineBinaryOpKind.FloorDiv | AffineBinaryOpKind.Mod as kind,
+            lhs=AffineDimExpr(position=position),
+            rhs=AffineConstantExpr(value=size),
+        ) if size > 1:
+            return GroupIndex(position, size, kind is AffineBinaryOpKind.Mod)
+        case _:
+            return None
+
+
 def dims_of(map_: AffineMap) -> frozenset[int]:
     """The iterators that a map depends on."""
     used: set[int] = set()
@@ -493,7 +545,9 @@ def canonical_maps(maps: Sequence[AffineMap]) -> tuple[AffineMap, ...]:
 
 
 def _print_expr(expr: AffineExpr, names: Sequence[str]) -> str:
-    """`2 * k0 + k1`; the expression must be linear."""
+    """`2 * k0 + k1`, or `k mod 2`."""
+    if (group := group_index(expr)) is not None:
+        return f"{names[group.position]} {'mod' if group.within else 'floordiv'} {group.size}"
     linear = linear_coefficients(expr, len(names))
     assert linear is not None
     coefficients, constant = linear
@@ -507,8 +561,8 @@ def _print_expr(expr: AffineExpr, names: Sequence[str]) -> str:
     return " + ".join(terms)
 
 
-_Terms = list[tuple[int, int | None]]
-"""A linear expression while it is parsed: (factor, iterator) pairs, no iterator for a constant."""
+_Terms = list[tuple[int, int | None]] | GroupIndex
+"""An index while it is parsed: if linear, (factor, iterator) pairs, no iterator for a constant."""
 
 
 def _parse_iterator(parser: Parser, names: list[str]) -> int:
@@ -527,12 +581,16 @@ def _parse_iterator(parser: Parser, names: list[str]) -> int:
 
 
 def _parse_expr(parser: Parser, names: list[str]) -> _Terms:
-    """Parse a linear expression into (factor, iterator) terms; new names are appended."""
-    terms: _Terms = []
+    """Parse an index into (factor, iterator) terms or one of groups; new names are appended."""
+    terms: list[tuple[int, int | None]] = []
     while True:
         factor = parser.parse_optional_integer(allow_boolean=False)
         if factor is None:
-            terms.append((1, _parse_iterator(parser, names)))
+            iterator = _parse_iterator(parser, names)
+            word = parser.parse_optional_keyword_in(("floordiv", "mod"))
+            if word is not None and not terms:
+                return GroupIndex(iterator, parse_i64(parser), word == "mod")
+            terms.append((1, iterator))
         elif parser.parse_optional_characters("*") is not None:
             terms.append((factor, _parse_iterator(parser, names)))
         else:
@@ -542,9 +600,12 @@ def _parse_expr(parser: Parser, names: list[str]) -> _Terms:
 
 
 def _build_map(results: Sequence[_Terms], num_dims: int) -> AffineMap:
-    """The map whose results are the given linear expressions."""
+    """The map whose results are the given expressions."""
 
     def build(terms: _Terms) -> AffineExpr:
+        if isinstance(terms, GroupIndex):
+            iterator = AffineExpr.dimension(terms.position)
+            return iterator % terms.size if terms.within else iterator // terms.size
         total = AffineExpr.constant(0)
         for factor, dim in terms:
             one = AffineExpr.constant(1) if dim is None else AffineExpr.dimension(dim)
@@ -569,12 +630,18 @@ class YieldOp(AbstractYieldOperation[Attribute]):
 
     name = "nanokernel.yield"
 
-    traits = lazy_traits_def(lambda: (IsTerminator(), HasParent(GemmOp), Pure()))
+    traits = lazy_traits_def(lambda: (IsTerminator(), HasParent(GemmOp, StoreOp), Pure()))
 
 
 @irdl_op_definition
 class GemmOp(IRDLOperation):
     """A whole product: `out = epilogue(out + sum over k of lhs * rhs)`.
+
+    Products are added up in a type that is wide enough: f32 for factors of bf16 and f16, i32 for
+    those of i8, else their own. With `start %sums` row m, or column n, of them starts at an element
+    of a vector along the lanes. Of the i8 factors those named by `unsigned`, `lhs`, `rhs` or
+    `both`, hold numbers from 0 to 255. A result of a narrower floating-point type is rounded once,
+    at the end.
 
     With `from zero` the sum starts at zero and `out` is never read; with `from zero if %flag` that
     is decided at run time. With `scale %alpha, %beta` the product is `beta * out + alpha * sum`, as
@@ -602,7 +669,9 @@ class GemmOp(IRDLOperation):
 
     An index is a linear expression of iterators, whose names have no meaning beyond their kind:
     they are numbered anew, in order of first use, when the op is made or printed. Each iterator
-    must index some dimension alone, which gives its extent. The result is memory of its own, not
+    must index some dimension alone, which gives its extent. A factor may hold an iterator of kind k
+    in groups, `%b[k floordiv 2, n, k mod 2]`: what its last group lacks is zero. If both do, k ends
+    with a whole group. The result is memory of its own, not
     a factor: a block is stored while others still have to read the factors.
     """
 
@@ -618,7 +687,9 @@ class GemmOp(IRDLOperation):
     kept = opt_operand_def(MemRefType)
     source = opt_operand_def(MemRefType)
     panel = opt_operand_def(MemRefType)
+    start = opt_operand_def(MemRefType)
     maps = prop_def(ArrayAttr[AffineMapAttr])
+    unsigned = opt_prop_def(StringAttr)
     from_zero = opt_prop_def(UnitAttr)
     plan = opt_prop_def(PlanAttr)
     epilogue = opt_region_def("single_block")
@@ -634,24 +705,32 @@ class GemmOp(IRDLOperation):
         out: SSAValue,
         maps: Sequence[AffineMap],
         *,
+        unsigned: str | None = None,
         extras: Sequence[SSAValue] = (),
         from_zero: bool = False,
         first: SSAValue | None = None,
         scale: tuple[SSAValue, SSAValue] | None = None,
         kept: SSAValue | None = None,
         packed: tuple[SSAValue, SSAValue] | None = None,
+        start: SSAValue | None = None,
         plan: PlanAttr | None = None,
         epilogue: Region | None = None,
     ):
         """`first` decides at run time whether the sum starts at zero.
 
-        `scale`: (alpha, beta); `packed`: (source, panel).
+        `unsigned`: the factors that are, `lhs`, `rhs` or `both`; `scale`: (alpha, beta); `packed`:
+        (source, panel).
         """
         alpha, beta = scale or (None, None)
         super().__init__(
-            operands=[lhs, rhs, out, extras, first, alpha, beta, kept, *(packed or (None, None))],
+            operands=[
+                *(lhs, rhs, out, extras, first, alpha, beta, kept),
+                *(packed or (None, None)),
+                start,
+            ],
             properties={
                 "maps": ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)]),
+                "unsigned": StringAttr(unsigned) if unsigned else None,
                 "from_zero": UnitAttr() if from_zero else None,
                 "plan": plan,
             },
@@ -677,6 +756,10 @@ class GemmOp(IRDLOperation):
             if isinstance(index, AffineDimExpr):
                 known = sizes.get(index.position, -1)
                 sizes[index.position] = max(known, extent)  # DYNAMIC_INDEX is far below -1
+        for extent, index in self._dimensions():
+            group = group_index(index)
+            if group is not None and not group.within and group.position not in sizes:
+                sizes[group.position] = -1 if extent == DYNAMIC_INDEX else extent * group.size
         return tuple(sizes[d] for d in range(len(self.kinds)))
 
     def _dimensions(self) -> Iterator[tuple[int, AffineExpr]]:
@@ -689,9 +772,19 @@ class GemmOp(IRDLOperation):
         """lhs, rhs, out and the extras."""
         return self.lhs, self.rhs, self.out, *self.extras
 
+    def is_unsigned(self, role: str) -> bool:
+        """Whether the integers of a factor, `lhs` or `rhs`, have no sign."""
+        return self.unsigned is not None and self.unsigned.data in (role, "both")
+
+    @property
+    def accumulator(self) -> Attribute:
+        """The element type of the sums; raises `Unsupported` for unknown factors."""
+        return element_type_of(_memref(self.lhs).element_type).accumulator.mlir
+
     def verify_(self) -> None:
         """Refuse maps that state no product, operands that don't fit, and wrong epilogues."""
         self._verify_out()
+        self._verify_unsigned()
         self._verify_maps()
         self._verify_kinds()
         self._verify_extents()
@@ -711,6 +804,13 @@ class GemmOp(IRDLOperation):
                         "a panel is filled by a microkernel, whose plan says masked"
                     )
                 _verify_panel(panel, _memref(self.lhs).element_type)
+        if self.start is not None:
+            type_ = _memref(self.start)
+            if not masked or type_.get_num_dims() != 1 or type_.element_type != self.accumulator:
+                raise VerifyException(
+                    "what sums start with is a vector of their type, for a microkernel, whose plan "
+                    "says masked"
+                )
         if (self.source is None) != (self.panel is None):
             raise VerifyException("pack needs a source and a panel")
         if self.source is not None and self.panel is not None:
@@ -721,9 +821,9 @@ class GemmOp(IRDLOperation):
             ) != (panel_type.get_shape()[1], panel_type.element_type):
                 raise VerifyException(f"{source} has no rows that fill those of {panel_type}")
         for value in (self.alpha, self.beta):
-            if value is not None and value.type != _memref(self.out).element_type:
+            if value is not None and value.type != self.accumulator:
                 raise VerifyException(
-                    f"alpha and beta have the element type of the result, not {value.type}"
+                    f"alpha and beta have the element type of the sums, not {value.type}"
                 )
 
     def _verify_out(self) -> None:
@@ -733,6 +833,16 @@ class GemmOp(IRDLOperation):
                     f"{name} is also the result, which is written before {name} is read for the "
                     "last time; write to memory of its own, and copy the result from there"
                 )
+
+    def _verify_unsigned(self) -> None:
+        if self.unsigned is None:
+            return
+        if self.unsigned.data not in ("lhs", "rhs", "both"):
+            raise VerifyException(f"unsigned are lhs, rhs or both, not '{self.unsigned.data}'")
+        for name, factor in (("lhs", self.lhs), ("rhs", self.rhs)):
+            element = _memref(factor).element_type
+            if self.is_unsigned(name) and not isinstance(element, IntegerType):
+                raise VerifyException(f"{name} can't be unsigned: it holds {element}")
 
     def _verify_maps(self) -> None:
         if len(self.maps) != len(self.memrefs):
@@ -747,8 +857,31 @@ class GemmOp(IRDLOperation):
                 raise VerifyException(
                     f"a map of {len(map_.results)} results can't index {operand.type}"
                 )
-            if any(linear_coefficients(r, num_dims) is None for r in map_.results):
-                raise VerifyException(f"maps must be linear, got {map_}")
+            groups = [group_index(r) for r in map_.results]
+            if any(
+                group is None and linear_coefficients(r, num_dims) is None
+                for r, group in zip(map_.results, groups, strict=True)
+            ):
+                raise VerifyException(f"maps must be linear, or cut k into groups, got {map_}")
+            self._verify_groups(operand, groups)
+
+    def _verify_groups(self, operand: SSAValue, groups: Sequence[GroupIndex | None]) -> None:
+        """Refuse groups of anything but a factor's k, and those that no index walks within."""
+        found = [group for group in groups if group is not None]
+        if not found:
+            return
+        if operand not in (self.lhs, self.rhs) or any(
+            self.kinds[group.position] != "k" for group in found
+        ):
+            raise VerifyException("only the k of a factor can be cut into groups")
+        first, *rest = sorted(found, key=lambda group: group.within)
+        if rest != [GroupIndex(first.position, first.size, True)] or first.within:
+            raise VerifyException("groups need two indices, k floordiv and k mod the same number")
+        dimension = groups.index(rest[0])
+        if _memref(operand).get_shape()[dimension] != first.size:
+            raise VerifyException(
+                f"the index within groups of {first.size} needs a dimension of that size"
+            )
 
     def _verify_kinds(self) -> None:
         for position, kind in enumerate(self.kinds):
@@ -768,9 +901,25 @@ class GemmOp(IRDLOperation):
                 raise VerifyException(
                     f"iterator {names[index.position]} has extent {known} and {extent}"
                 )
+        for extent, index in self._dimensions():
+            group = group_index(index)
+            if group is not None and not group.within and group.position not in extents:
+                # In groups everywhere: all of the last one counts.
+                unknown = extent == DYNAMIC_INDEX
+                extents[group.position] = extent if unknown else extent * group.size
         for position, name in enumerate(names):
             if position not in extents:
                 raise VerifyException(f"no operand's dimension gives the extent of {name}")
+        for extent, index in self._dimensions():
+            group = group_index(index)
+            if group is None or group.within or DYNAMIC_INDEX in (extent, extents[group.position]):
+                continue
+            if extent != -(-extents[group.position] // group.size):
+                raise VerifyException(
+                    f"{extents[group.position]} steps of {names[group.position]} are "
+                    f"{-(-extents[group.position] // group.size)} groups of {group.size}, not "
+                    f"{extent}"
+                )
 
     def _verify_epilogue(self) -> None:
         if self.epilogue is None:
@@ -782,25 +931,7 @@ class GemmOp(IRDLOperation):
                 raise VerifyException(
                     "the reduction is over when the epilogue runs: no k in extra operands"
                 )
-        body = self.epilogue.block
-        if len(body.args) != 1 + len(self.extras):
-            raise VerifyException(
-                "the epilogue takes the sum and one value an extra operand, "
-                f"{1 + len(self.extras)} in all, not {len(body.args)}"
-            )
-        for extra, argument in zip(self.extras, body.args[1:], strict=True):
-            if argument.type != _memref(extra).element_type:
-                raise VerifyException(
-                    f"the epilogue takes the elements of {extra.type}, not {argument.type}"
-                )
-        last = body.last_op
-        if not isinstance(last, YieldOp) or len(last.operands) != 1:
-            raise VerifyException("the epilogue must end in nanokernel.yield of one value")
-        if last.operands[0].type != _memref(self.out).element_type:
-            raise VerifyException(
-                f"the epilogue must yield an element of {self.out.type}, "
-                f"not {last.operands[0].type}"
-            )
+        _verify_body(self.epilogue.block, self.accumulator, self.extras, self.out)
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
@@ -820,6 +951,8 @@ class GemmOp(IRDLOperation):
 
         printer.print_string(" ins")
         print_group([self.lhs, self.rhs], maps[:2])
+        if self.unsigned is not None:
+            printer.print_string(f" unsigned {self.unsigned.data}")
         printer.print_string(" outs")
         print_group([self.out], maps[2:3])
         if self.from_zero is not None or self.first is not None:
@@ -842,6 +975,11 @@ class GemmOp(IRDLOperation):
             printer.print_ssa_value(self.panel)
             printer.print_string(" : ")
             printer.print_list([self.source.type, self.panel.type], printer.print_attribute)
+        if self.start is not None:
+            printer.print_string(" start ")
+            printer.print_ssa_value(self.start)
+            printer.print_string(" : ")
+            printer.print_attribute(self.start.type)
         if self.plan is not None:
             printer.print_string(" plan ")
             printer.print_attribute(self.plan)
@@ -860,6 +998,9 @@ class GemmOp(IRDLOperation):
         start = parser.pos
         parser.parse_keyword("ins")
         (lhs, rhs), factor_indices = _parse_group(parser, names, count=2)
+        unsigned = None
+        if parser.parse_optional_keyword("unsigned") is not None:
+            unsigned = parser.parse_identifier()
         parser.parse_keyword("outs")
         (out,), out_indices = _parse_group(parser, names, count=1)
         from_zero = parser.parse_optional_keyword("from") is not None
@@ -870,7 +1011,7 @@ class GemmOp(IRDLOperation):
                 first = parser.resolve_operand(parser.parse_unresolved_operand(), i1)
         scale = None
         if parser.parse_optional_keyword("scale") is not None:
-            element = _memref(out).element_type
+            element = element_type_of(_memref(lhs).element_type).accumulator.mlir
             alpha = parser.resolve_operand(parser.parse_unresolved_operand(), element)
             parser.parse_punctuation(",")
             scale = alpha, parser.resolve_operand(parser.parse_unresolved_operand(), element)
@@ -891,6 +1032,11 @@ class GemmOp(IRDLOperation):
                 parser.resolve_operand(source, source_type),
                 parser.resolve_operand(panel, parser.parse_type()),
             )
+        start_value = None
+        if parser.parse_optional_keyword("start") is not None:
+            vector = parser.parse_unresolved_operand()
+            parser.parse_punctuation(":")
+            start_value = parser.resolve_operand(vector, parser.parse_type())
         plan = _parse_optional_plan(parser)
         extras: list[SSAValue] = []
         extra_indices: list[list[_Terms]] = []
@@ -912,12 +1058,14 @@ class GemmOp(IRDLOperation):
             rhs,
             out,
             maps,
+            unsigned=unsigned,
             extras=extras,
             from_zero=from_zero and first is None,
             first=first,
             scale=scale,
             kept=kept,
             packed=packed,
+            start=start_value,
             plan=plan,
             epilogue=epilogue,
         )
@@ -1022,8 +1170,10 @@ def _parse_tagged(parser: Parser) -> tuple[UnresolvedOperand, list[SSAValue], st
         start = parser.pos
         tag = parser.parse_optional_identifier()
         if tag is not None:
-            if tag not in LANES:
-                parser.raise_error(f"dimensions are tagged m, n or k, not {tag}", start, parser.pos)
+            if tag not in TAGS:
+                parser.raise_error(
+                    f"dimensions are tagged m, n, k or g, not {tag}", start, parser.pos
+                )
             parser.parse_punctuation(":")
         value = parser.resolve_operand(parser.parse_unresolved_operand(), IndexType())
         return value, tag or "_"
@@ -1034,13 +1184,53 @@ def _parse_tagged(parser: Parser) -> tuple[UnresolvedOperand, list[SSAValue], st
 
 
 def _verify_panel(panel: SSAValue, element: Attribute) -> None:
-    """Refuse what isn't a contiguous matrix of rows of known length."""
+    """Refuse what isn't a contiguous matrix of rows of known length, or of groups: K×W or K×W×G."""
     type_ = _memref(panel)
     shape, strides = type_.get_shape(), type_.get_strides()
-    if len(shape) != 2 or shape[1] == DYNAMIC_INDEX or strides != (shape[1], 1):
-        raise VerifyException(f"a panel is a contiguous K×W memref, not {type_}")
+    row = shape[1:]
+    contiguous = tuple(math.prod(row[d:]) for d in range(len(row) + 1))
+    if len(shape) not in (2, 3) or DYNAMIC_INDEX in row or strides != contiguous:
+        raise VerifyException(f"a panel is a contiguous K×W or K×W×G memref, not {type_}")
     if type_.element_type != element:
         raise VerifyException(f"a panel has the element type of its source, {element}")
+
+
+def panel_group(panel: MemRefType) -> int:
+    """How many steps of the reduction a row of a panel holds."""
+    shape = panel.get_shape()
+    return shape[2] if len(shape) == 3 else 1
+
+
+def _verify_body(body: Block, start: Attribute, extras: Sequence[SSAValue], out: SSAValue) -> None:
+    """Refuse an epilogue's body that doesn't take a sum and extra elements, and give a result."""
+    if len(body.args) != 1 + len(extras):
+        raise VerifyException(
+            "the epilogue takes the sum and one value an extra operand, "
+            f"{1 + len(extras)} in all, not {len(body.args)}"
+        )
+    if body.args[0].type != start:
+        raise VerifyException(f"the epilogue takes a sum of {start}, not {body.args[0].type}")
+    for extra, argument in zip(extras, body.args[1:], strict=True):
+        if argument.type != _memref(extra).element_type:
+            raise VerifyException(
+                f"the epilogue takes the elements of {extra.type}, not {argument.type}"
+            )
+    last = body.last_op
+    if not isinstance(last, YieldOp) or len(last.operands) != 1:
+        raise VerifyException("the epilogue must end in nanokernel.yield of one value")
+    if last.operands[0].type != _memref(out).element_type:
+        raise VerifyException(
+            f"the epilogue must yield an element of {out.type}, not {last.operands[0].type}"
+        )
+
+
+def _converts(element: Attribute, sums: Attribute) -> bool:
+    """Whether elements of memory are loaded as sums, and stored from them, by a conversion."""
+    if element == sums:
+        return True
+    if not isinstance(element, AnyFloat) or not isinstance(sums, AnyFloat):
+        return False
+    return element.bitwidth < sums.bitwidth
 
 
 def _verify_tail(block: BlockType) -> None:
@@ -1061,6 +1251,33 @@ def _parse_tail(parser: Parser) -> SSAValue | None:
     if parser.parse_optional_keyword("tail") is None:
         return None
     return parser.resolve_operand(parser.parse_unresolved_operand(), IndexType())
+
+
+@dataclass(frozen=True)
+class BlockAccess:
+    """Where a block lies on a memref: the indices of its first element, and each one's tag."""
+
+    memref: SSAValue
+    indices: tuple[SSAValue, ...]
+    dims: str
+
+
+def _parse_extras(parser: Parser) -> list[BlockAccess]:
+    """Parse `(%bias[n: %j], %r[m: %i, n: %j] : type, type)`, or nothing."""
+    if parser.parse_optional_punctuation("(") is None:
+        return []
+    accesses = parser.parse_comma_separated_list(
+        parser.Delimiter.NONE, lambda: _parse_tagged(parser)
+    )
+    parser.parse_punctuation(":")
+    start = parser.pos
+    types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+    values = parser.resolve_operands([access[0] for access in accesses], types, start)
+    parser.parse_punctuation(")")
+    return [
+        BlockAccess(value, tuple(indices), dims)
+        for value, (_, indices, dims) in zip(values, accesses, strict=True)
+    ]
 
 
 @irdl_op_definition
@@ -1100,13 +1317,15 @@ class _BlockAccess(IRDLOperation):
     indices = var_operand_def(IndexType)
     dims = prop_def(StringAttr)
 
-    def _verify_block(self, block: Attribute, *, tail: bool = False) -> None:
+    def _verify_block(
+        self, block: Attribute, *, tail: bool = False, converted: bool = False
+    ) -> None:
         assert isinstance(block, BlockType)
         if tail:
             _verify_tail(block)
         extents = dict(zip("mn", block.shape, strict=True))
         _verify_tagged(self.memref, self.indices, self.dims.data, extents)
-        if _memref(self.memref).element_type != block.element_type:
+        if not converted and not _converts(_memref(self.memref).element_type, block.element_type):
             raise VerifyException(f"{self.memref.type} does not hold the elements of {block}")
 
 
@@ -1120,7 +1339,8 @@ class LoadOp(_BlockAccess):
     ```
 
     The indices are those of the block's first element. A block of one row needs no dimension m,
-    one of one column no dimension n.
+    one of one column no dimension n; a vector along the lanes is loaded into every row, or column.
+    Elements of a narrower floating-point type are extended.
     """
 
     name = "nanokernel.load"
@@ -1139,7 +1359,13 @@ class LoadOp(_BlockAccess):
 
     def verify_(self) -> None:
         """Refuse wrong tags and indices, and a memref of other elements."""
-        self._verify_block(self.result.type)
+        block = self.result.type
+        assert isinstance(block, BlockType)
+        if self.dims.data == block.lanes.data:
+            along = block.shape[block.lanes.data == "n"]
+            shape = (1, along) if block.lanes.data == "n" else (along, 1)
+            block = BlockType.of(*shape, block.element_type, block.lanes.data)
+        self._verify_block(block)
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
@@ -1165,13 +1391,20 @@ class StoreOp(_BlockAccess):
     complete only now, and in microkernels, whose loads then wait for nothing. With `scale %alpha`
     it is multiplied first; with `scale %alpha, %beta` the result is `beta * old + alpha * block`.
     With `tail %n` only the first %n elements along the lanes exist: all of each register but the
-    last, and at least one of that.
+    last, and at least one of that. Last comes the epilogue, a region as that of `gemm`, whose extra
+    operands lie along m, n, both or neither; without one, a narrower floating-point result is
+    rounded.
 
     ```mlir
     nanokernel.store %done, %c[%batch, m: %i, n: %j]
         : memref<4x64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
     nanokernel.store %sums, %y[m: %i] accumulate
         : memref<64xf32>, !nanokernel.block<8x1xf32, lanes = k>
+    nanokernel.store %done, %d[m: %i, n: %j] epilogue(%bias[n: %j] : memref<96xf32>) {
+    ^bb0(%sum: f32, %b: f32):
+      %biased = arith.addf %sum, %b : f32
+      nanokernel.yield %biased : f32
+    } : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
     ```
     """
 
@@ -1180,7 +1413,11 @@ class StoreOp(_BlockAccess):
     tail = opt_operand_def(IndexType)
     alpha = opt_operand_def(AnyFloatConstr)
     beta = opt_operand_def(AnyFloatConstr)
+    extras = var_operand_def(MemRefType)
+    extra_indices = var_operand_def(IndexType)
+    extra_dims = opt_prop_def(ArrayAttr[StringAttr])
     accumulate = opt_prop_def(UnitAttr)
+    epilogue = opt_region_def("single_block")
 
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
@@ -1196,19 +1433,49 @@ class StoreOp(_BlockAccess):
         tail: SSAValue | None = None,
         alpha: SSAValue | None = None,
         beta: SSAValue | None = None,
+        extras: Sequence[BlockAccess] = (),
+        epilogue: Region | None = None,
     ):
+        """`extras`: what the epilogue takes beside the sum."""
+        places = [index for extra in extras for index in extra.indices]
         super().__init__(
-            operands=[block, tail, alpha, beta, memref, indices],
+            operands=[
+                *(block, tail, alpha, beta),
+                *([extra.memref for extra in extras], places, memref, indices),
+            ],
             properties={
                 "dims": StringAttr(dims),
+                "extra_dims": ArrayAttr([StringAttr(extra.dims) for extra in extras])
+                if extras
+                else None,
                 "accumulate": UnitAttr() if accumulate else None,
             },
+            regions=[[epilogue] if epilogue is not None else []],
         )
 
+    @property
+    def extra_accesses(self) -> tuple[BlockAccess, ...]:
+        """What the epilogue takes beside the sum."""
+        found: list[BlockAccess] = []
+        places = list(self.extra_indices)
+        for memref, dims in zip(self.extras, self.extra_dims or (), strict=True):
+            rank = len(dims.data)
+            found.append(BlockAccess(memref, tuple(places[:rank]), dims.data))
+            del places[:rank]
+        return tuple(found)
+
     def verify_(self) -> None:
-        """Refuse wrong tags and indices, and a memref of other elements."""
-        self._verify_block(self.block.type, tail=self.tail is not None)
-        element = _memref(self.memref).element_type
+        """Refuse wrong tags and indices, a memref of other elements, and wrong epilogues."""
+        converted = self.epilogue is not None
+        self._verify_block(self.block.type, tail=self.tail is not None, converted=converted)
+        assert isinstance(self.block.type, BlockType)
+        element = self.block.type.element_type
+        if self.epilogue is not None:
+            _verify_body(self.epilogue.block, element, self.extras, self.memref)
+        elif self.extras:
+            raise VerifyException("extra operands need an epilogue that uses them")
+        for extra in self.extra_accesses:
+            _verify_tagged(extra.memref, extra.indices, extra.dims, {"m": 1, "n": 1})
         for value in (self.alpha, self.beta):
             if value is not None and value.type != element:
                 raise VerifyException(
@@ -1231,6 +1498,18 @@ class StoreOp(_BlockAccess):
             printer.print_list(factors, printer.print_ssa_value)
         if self.accumulate is not None:
             printer.print_string(" accumulate")
+        if self.epilogue is not None:
+            printer.print_string(" epilogue")
+            if self.extras:
+                with printer.in_parens():
+                    printer.print_list(
+                        self.extra_accesses,
+                        lambda e: _print_tagged(printer, e.memref, e.indices, e.dims),
+                    )
+                    printer.print_string(" : ")
+                    printer.print_list([v.type for v in self.extras], printer.print_attribute)
+            printer.print_string(" ")
+            printer.print_region(self.epilogue)
         print_types(printer, self.attributes, [self.memref.type, self.block.type])
 
     @classmethod
@@ -1246,13 +1525,29 @@ class StoreOp(_BlockAccess):
             if parser.parse_optional_punctuation(",") is not None:
                 factors.append(parser.parse_unresolved_operand())
         accumulate = parser.parse_optional_keyword("accumulate") is not None
+        extras: list[BlockAccess] = []
+        epilogue = None
+        if parser.parse_optional_keyword("epilogue") is not None:
+            extras = _parse_extras(parser)
+            epilogue = parser.parse_region()
         attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
         stored = parser.resolve_operand(block, block_type)
         target = parser.resolve_operand(memref, memref_type)
         assert isinstance(block_type, BlockType)
         scale = [parser.resolve_operand(f, block_type.element_type) for f in factors]
         alpha, beta = (*scale, None, None)[:2]
-        op = cls(stored, target, indices, dims, accumulate, tail=tail, alpha=alpha, beta=beta)
+        op = cls(
+            stored,
+            target,
+            indices,
+            dims,
+            accumulate,
+            tail=tail,
+            alpha=alpha,
+            beta=beta,
+            extras=extras,
+            epilogue=epilogue,
+        )
         op.attributes |= attributes
         return op
 
@@ -1301,12 +1596,18 @@ class PrefetchOp(_BlockAccess):
 class StepOp(IRDLOperation):
     """One nanokernel: `acc[m, n] += lhs[m, k] * rhs[k, n]` for `depth` steps k of the reduction.
 
-    The products are added in order of k, each with one rounding; with `lanes = k` lane l adds
-    those with k = l modulo the lanes. `prefetch` asks for the elements of lhs or rhs that lie at
-    some distance, one offset an index, from those that the step uses; those of another row or
-    column are for later, and wanted in L2. With `tail %n` only the first %n elements along the
-    lanes exist; the others are not read, and their sums have no meaning. With
-    `keep %panel` the registers loaded for step k are also stored, as row k of a panel.
+    The products are added in order of k, each with one rounding, or as an instruction that takes a
+    group of them adds those up; with `lanes = k` lane l adds those with k = l modulo the lanes.
+    What the last group lacks counts as zero. With `existing %n` the only group has %n elements,
+    which is known only at run time; a factor that is loaded as registers must lie in groups.
+
+    `prefetch` asks for the elements of lhs or rhs that lie at some distance, one offset an index,
+    from those that the step uses; those of another row or column are for later, and wanted in L2.
+    With `tail %n` only the first %n elements along the lanes exist; the others are not read, and
+    their sums have no meaning. With `flip lhs` or `flip rhs` the highest bits of that factor's
+    elements are flipped: integers of another sign are taken for those that the instruction
+    multiplies, and are 128 larger, or smaller, than they were. With `keep %panel` the registers
+    loaded for step k are also stored, as row k of a panel.
 
     ```mlir
     %next = nanokernel.step %acc, %a[m: %i, k: %k], %b[k: %k, n: %j]
@@ -1315,7 +1616,13 @@ class StepOp(IRDLOperation):
     ```
 
     The indices are those of the first element that each factor contributes, and the types those of
-    lhs, rhs and the block.
+    lhs, rhs and the block. A factor in groups has a dimension g; the index tagged k counts groups.
+
+    ```mlir
+    %next = nanokernel.step %acc, %a[m: %i, k: %k], %b[k: %q, n: %j, g: %c0]
+        depth 8 using "dot.bf16x16"
+        : memref<64x256xbf16>, memref<128x96x2xbf16>, !nanokernel.block<8x48xf32, lanes = n>
+    ```
     """
 
     name = "nanokernel.step"
@@ -1326,12 +1633,14 @@ class StepOp(IRDLOperation):
     rhs_indices = var_operand_def(IndexType)
     tail = opt_operand_def(IndexType)
     kept = opt_operand_def(MemRefType)
+    existing = opt_operand_def(IndexType)
     lhs_dims = prop_def(StringAttr)
     rhs_dims = prop_def(StringAttr)
     depth = prop_def(IntegerAttr[I64])
     instruction = prop_def(StringAttr)
     prefetch_lhs = opt_prop_def(DenseArrayBase[I64])
     prefetch_rhs = opt_prop_def(DenseArrayBase[I64])
+    flip = opt_prop_def(StringAttr)
     result = result_def(BlockType)
 
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
@@ -1347,10 +1656,12 @@ class StepOp(IRDLOperation):
         prefetch: tuple[Sequence[int], Sequence[int]] = ((), ()),
         tail: SSAValue | None = None,
         kept: SSAValue | None = None,
+        flip: str | None = None,
+        existing: SSAValue | None = None,
     ):
         """Factors are given as (memref, indices, tags); `prefetch` as offsets of (lhs, rhs)."""
         super().__init__(
-            operands=[acc, lhs[0], lhs[1], rhs[0], rhs[1], tail, kept],
+            operands=[acc, lhs[0], lhs[1], rhs[0], rhs[1], tail, kept, existing],
             properties={
                 "lhs_dims": StringAttr(lhs[2]),
                 "rhs_dims": StringAttr(rhs[2]),
@@ -1358,6 +1669,7 @@ class StepOp(IRDLOperation):
                 "instruction": StringAttr(instruction),
                 "prefetch_lhs": offsets_attr(prefetch[0]) if prefetch[0] else None,
                 "prefetch_rhs": offsets_attr(prefetch[1]) if prefetch[1] else None,
+                "flip": StringAttr(flip) if flip else None,
             },
             result_types=[acc.type],
         )
@@ -1389,12 +1701,17 @@ class StepOp(IRDLOperation):
                 raise VerifyException(
                     f"prefetch {name} needs {len(indices)} offsets, got {len(offsets)}"
                 )
+        if self.flip is not None and self.flip.data not in ("lhs", "rhs"):
+            raise VerifyException(f"flip lhs or rhs, not '{self.flip.data}'")
         if self.tail is not None:
             _verify_tail(self.block)
         if self.kept is not None:
             _verify_panel(self.kept, _memref(self.lhs).element_type)
         rows, columns = self.block.shape
-        lhs_extents, rhs_extents = {"m": rows, "k": depth}, {"k": depth, "n": columns}
+        lhs_extents, rhs_extents = (
+            {"m": rows, "k": depth, "g": 1},
+            {"k": depth, "n": columns, "g": 1},
+        )
         _verify_tagged(self.lhs, self.lhs_indices, self.lhs_dims.data, lhs_extents)
         _verify_tagged(self.rhs, self.rhs_indices, self.rhs_dims.data, rhs_extents)
         if self.result.type != self.acc.type:
@@ -1408,8 +1725,14 @@ class StepOp(IRDLOperation):
         _print_tagged(printer, self.lhs, self.lhs_indices, self.lhs_dims.data)
         printer.print_string(", ")
         _print_tagged(printer, self.rhs, self.rhs_indices, self.rhs_dims.data)
-        printer.print_string(f" depth {self.depth.value.data} using ")
+        printer.print_string(f" depth {self.depth.value.data}")
+        if self.existing is not None:
+            printer.print_string(" existing ")
+            printer.print_ssa_value(self.existing)
+        printer.print_string(" using ")
         printer.print_string_literal(self.instruction.data)
+        if self.flip is not None:
+            printer.print_string(f" flip {self.flip.data}")
         _print_tail(printer, self.tail)
         if self.kept is not None:
             printer.print_string(" keep ")
@@ -1433,8 +1756,15 @@ class StepOp(IRDLOperation):
         rhs, rhs_indices, rhs_dims = _parse_tagged(parser)
         parser.parse_keyword("depth")
         depth = parse_i64(parser)
+        existing = None
+        if parser.parse_optional_keyword("existing") is not None:
+            count = parser.parse_unresolved_operand()
+            existing = parser.resolve_operand(count, IndexType())
         parser.parse_keyword("using")
         instruction = parser.parse_str_literal()
+        flip = None
+        if parser.parse_optional_keyword("flip") is not None:
+            flip = parser.parse_identifier()
         tail = _parse_tail(parser)
         panel = None
         if parser.parse_optional_keyword("keep") is not None:
@@ -1458,6 +1788,8 @@ class StepOp(IRDLOperation):
             (prefetch["lhs"], prefetch["rhs"]),
             tail,
             None if panel is None else parser.resolve_operand(panel, panel_type[0]),
+            flip,
+            existing,
         )
         op.attributes |= attributes
         return op
@@ -1512,6 +1844,9 @@ class WorkspaceOp(IRDLOperation):
 @irdl_op_definition
 class PackOp(IRDLOperation):
     """Copy a K×W tile of a factor into a panel, `panel[k, w] = source[...]`, transposing as needed.
+
+    A panel of three dimensions, K×W×G, holds groups, `panel[k floordiv G, w, k mod G]`; what the
+    last group lacks is zero.
 
     `extents` K×W says how much of the source is read, in numbers or run-time values; what the panel
     holds beyond has no meaning. The tags name the source's dimensions: k, and m or n for the
@@ -1592,17 +1927,14 @@ class PackOp(IRDLOperation):
             raise VerifyException(f"extents must not be negative, got {depth}x{width}")
         extents = {self.row_tag: depth, self.lane_tag: width}
         _verify_tagged(self.source, self.indices, self.dims.data, extents)
+        _verify_panel(self.panel, _memref(self.source).element_type)
         panel = _memref(self.panel)
         shape = panel.get_shape()
-        if len(shape) != 2 or shape[1] == DYNAMIC_INDEX or panel.get_strides() != (shape[1], 1):
-            raise VerifyException(f"a panel is a contiguous K×W memref, not {panel}")
-        if (DYNAMIC_INDEX not in (shape[0], depth) and shape[0] != depth) or width > shape[1]:
+        rows = depth if depth == DYNAMIC_INDEX else -(-depth // panel_group(panel))
+        if (DYNAMIC_INDEX not in (shape[0], rows) and shape[0] != rows) or width > shape[1]:
             raise VerifyException(f"{panel} can't hold {depth}x{width}")
-        if panel.element_type != _memref(self.source).element_type:
-            raise VerifyException(
-                f"a panel has the element type of its source, {_memref(self.source).element_type}, "
-                f"not {panel.element_type}"
-            )
+        if self.lanes_k is not None and panel_group(panel) != 1:
+            raise VerifyException("a panel with lanes along k holds no groups")
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
@@ -1641,6 +1973,70 @@ class PackOp(IRDLOperation):
             parser.resolve_operand(panel, panel_type),
             (depth, width),
             lanes_k,
+        )
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
+class SumOp(IRDLOperation):
+    """The sums over k of a panel of i8 groups, times a factor: `sums[w] = f * Σ panel[k, w, g]`.
+
+    ```mlir
+    nanokernel.sum %panel times -128 into %sums : memref<64x48x4xi8>, memref<48xi32>
+    nanokernel.sum %panel unsigned times 128 into %sums : memref<64x48x4xi8>, memref<48xi32>
+    ```
+    """
+
+    name = "nanokernel.sum"
+    panel = operand_def(MemRefType)
+    sums = operand_def(MemRefType)
+    factor = prop_def(IntegerAttr[I64])
+    unsigned = opt_prop_def(UnitAttr)
+
+    traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
+
+    def __init__(self, panel: SSAValue, sums: SSAValue, factor: int, *, unsigned: bool = False):
+        super().__init__(
+            operands=[panel, sums],
+            properties={
+                "factor": IntegerAttr(factor, i64),
+                "unsigned": UnitAttr() if unsigned else None,
+            },
+        )
+
+    def verify_(self) -> None:
+        """Refuse what isn't a panel, and sums of another width or type."""
+        _verify_panel(self.panel, i8)
+        panel, sums = _memref(self.panel), _memref(self.sums)
+        if sums.element_type != i32 or sums.get_shape() != (panel.get_shape()[1],):
+            raise VerifyException(f"{sums} can't hold the sums of {panel}")
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        printer.print_ssa_value(self.panel)
+        if self.unsigned is not None:
+            printer.print_string(" unsigned")
+        printer.print_string(f" times {self.factor.value.data} into ")
+        printer.print_ssa_value(self.sums)
+        print_types(printer, self.attributes, [self.panel.type, self.sums.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        panel = parser.parse_unresolved_operand()
+        unsigned = parser.parse_optional_keyword("unsigned") is not None
+        parser.parse_keyword("times")
+        factor = parse_i64(parser)
+        parser.parse_keyword("into")
+        sums = parser.parse_unresolved_operand()
+        attributes, (panel_type, sums_type) = parse_types(parser, MemRefType, MemRefType)
+        op = cls(
+            parser.resolve_operand(panel, panel_type),
+            parser.resolve_operand(sums, sums_type),
+            factor,
+            unsigned=unsigned,
         )
         op.attributes |= attributes
         return op
@@ -1702,7 +2098,7 @@ class MicrokernelOp(IRDLOperation):
 Nanokernel = Dialect(
     "nanokernel",
     [
-        *(GemmOp, YieldOp, MicrokernelOp, WorkspaceOp, PackOp),
+        *(GemmOp, YieldOp, MicrokernelOp, WorkspaceOp, PackOp, SumOp),
         *(ZeroOp, LoadOp, StoreOp, PrefetchOp, StepOp),
     ],
     [BlockType, PlanAttr],

@@ -31,10 +31,13 @@ from xdsl.dialects.builtin import (
     AnyFloat,
     DenseArrayBase,
     IndexType,
+    IntegerAttr,
     MemRefType,
+    StringAttr,
     UnitAttr,
     VectorType,
     i32,
+    i64,
 )
 from xdsl.interfaces import HasFolderInterface
 from xdsl.ir import Attribute, Dialect, Operation, SSAValue
@@ -279,16 +282,24 @@ class LoadOp(_AccessOp):
 
 @irdl_op_definition
 class BroadcastLoadOp(_AccessOp):
-    """Load one element into every lane of a register.
+    """Load one element, or a group of consecutive ones, again and again into all of a register.
+
+    With `active`, which is not negative, only the first `active` elements of the group are read
+    (all of them if there are fewer); the others are zero.
 
     ```mlir
     %a0 = nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
+    %a1 = nkvector.broadcast_load %a[%i, %k] group 2 : memref<64x256xbf16>, vector<32xbf16>
+    %a2 = nkvector.broadcast_load %a[%i, %k] group 2, %rest : memref<64x255xbf16>, vector<32xbf16>
     ```
     """
 
     name = "nkvector.broadcast_load"
+    active = opt_operand_def(IndexType)
+    group = opt_prop_def(IntegerAttr[I64])
     result = result_def(VectorType)
 
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(MemoryReadEffect())
 
     def __init__(
@@ -297,17 +308,38 @@ class BroadcastLoadOp(_AccessOp):
         indices: Sequence[SSAValue],
         result_type: Attribute,
         offsets: Sequence[int],
+        group: int = 1,
+        active: SSAValue | None = None,
     ):
-        self._build([memref, *indices], [result_type], {"offsets": offsets_attr(offsets)})
+        mask = () if active is None else (active,)
+        properties: dict[str, Attribute] = {
+            "offsets": offsets_attr(offsets),
+            "operandSegmentSizes": _segments(len(mask), 1, len(indices)),
+        }
+        if group != 1:
+            properties["group"] = IntegerAttr(group, i64)
+        self._build([*mask, memref, *indices], [result_type], properties)
+
+    @property
+    def count(self) -> int:
+        """Elements of the group."""
+        return 1 if self.group is None else self.group.value.data
 
     def verify_(self) -> None:
         """Refuse wrong indices, and a result that isn't one register of the memref's elements."""
         super().verify_()
-        self._verify_vector(self.result.type, consecutive=False)
+        self._verify_vector(self.result.type, consecutive=self.count > 1)
+        if self.count < 1 or vector_lanes(self.result.type) % self.count:
+            raise VerifyException(f"{self.result.type} holds no groups of {self.count} elements")
+        if self.active is not None and self.count == 1:
+            raise VerifyException("active counts the elements of a group")
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
         self._print_access(printer)
+        if self.group is not None:
+            printer.print_string(f" group {self.count}")
+        _print_active(printer, self.active)
         print_types(printer, self.attributes, [self.memref.type, self.result.type])
 
     @classmethod
@@ -315,8 +347,13 @@ class BroadcastLoadOp(_AccessOp):
         """Parse the custom syntax."""
         memref = parser.parse_unresolved_operand()
         indices, offsets = parse_indices(parser)
+        group = 1
+        if parser.parse_optional_keyword("group") is not None:
+            group = parse_i64(parser)
+        active = _parse_active(parser)
         attributes, (memref_type, vector_type) = parse_types(parser, MemRefType, VectorType)
-        op = cls(parser.resolve_operand(memref, memref_type), indices, vector_type, offsets)
+        source = parser.resolve_operand(memref, memref_type)
+        op = cls(source, indices, vector_type, offsets, group, active)
         op.attributes |= attributes
         return op
 
@@ -517,6 +554,66 @@ class FmaOp(_PlainOp):
 
 
 @irdl_op_definition
+class DotOp(_PlainOp):
+    """`acc[l] + sum over a group g of lhs[l, g] * rhs[l, g]` in every lane.
+
+    It is computed as an instruction has it, one of the target's that the function's attribute
+    `nanokernel.target` names.
+
+    ```mlir
+    %p1 = nkvector.dot %a0, %b0, %p0 using "dot.bf16x16" : vector<32xbf16>, vector<16xf32>
+    ```
+    """
+
+    name = "nkvector.dot"
+    T: ClassVar = VarConstraint("T", BaseAttr(VectorType))
+    S: ClassVar = VarConstraint("S", BaseAttr(VectorType))
+    lhs = operand_def(T)
+    rhs = operand_def(T)
+    acc = operand_def(S)
+    instruction = prop_def(StringAttr)
+    result = result_def(S)
+
+    traits = traits_def(Pure())
+
+    def __init__(self, lhs: SSAValue, rhs: SSAValue, acc: SSAValue, instruction: StringAttr | str):
+        name = StringAttr(instruction) if isinstance(instruction, str) else instruction
+        self._build([lhs, rhs, acc], [acc.type], {"instruction": name})
+
+    def verify_(self) -> None:
+        """Refuse what isn't a register of groups for each lane of the sums."""
+        _verify_register(self.lhs.type)
+        _verify_register(self.result.type)
+        factors, sums = vector_lanes(self.lhs.type), vector_lanes(self.result.type)
+        if factors % sums:
+            raise VerifyException(f"{self.lhs.type} holds no group for each of {sums} lanes")
+
+    def print(self, printer: Printer) -> None:
+        """Print the custom syntax."""
+        printer.print_string(" ")
+        printer.print_list(self.operands, printer.print_ssa_value)
+        printer.print_string(" using ")
+        printer.print_string_literal(self.instruction.data)
+        print_types(printer, self.attributes, [self.lhs.type, self.result.type])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the custom syntax."""
+        lhs = parser.parse_unresolved_operand()
+        parser.parse_punctuation(",")
+        rhs = parser.parse_unresolved_operand()
+        parser.parse_punctuation(",")
+        acc = parser.parse_unresolved_operand()
+        parser.parse_keyword("using")
+        instruction = parser.parse_str_literal()
+        attributes, (factors, sums) = parse_types(parser, VectorType, VectorType)
+        first, second = (parser.resolve_operand(operand, factors) for operand in (lhs, rhs))
+        op = cls(first, second, parser.resolve_operand(acc, sums), instruction)
+        op.attributes |= attributes
+        return op
+
+
+@irdl_op_definition
 class ShuffleOp(_PlainOp, HasFolderInterface):
     """Lanes picked from two registers: lane l is lane `mask[l]` of `lhs` followed by `rhs`.
 
@@ -628,6 +725,6 @@ class _EraseEmptyStore(RewritePattern):
 
 NkVector = Dialect(
     "nkvector",
-    [LoadOp, BroadcastLoadOp, StoreOp, PrefetchOp, FenceOp, FmaOp, ShuffleOp],
+    [LoadOp, BroadcastLoadOp, StoreOp, PrefetchOp, FenceOp, FmaOp, DotOp, ShuffleOp],
     [],
 )

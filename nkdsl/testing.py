@@ -10,13 +10,20 @@ passes and targets that users add.
     lowered = Lowered(source, target="host")  # once, for arguments of many sizes
     lowered.check(like=[ArraySpec((5, 7)), ArraySpec((7, 9)), ArraySpec((5, 9))])
 
-*What is compared.* The program itself, executed in a wider type (float64 for float32, numpy's
-longdouble for float64), is the reference. Every level is executed by `nkdsl.interpreters` in the
-real type, and the kernel runs natively where this CPU can run it. Three things must hold:
+*What is compared.* The program itself, executed in a wider type (numpy's longdouble for float64,
+float64 for narrower ones), is the reference; integers wrap as they do in their type. Every level is
+executed by `nkdsl.interpreters` in the real type, and the kernel runs natively where this CPU can
+run it. Three things must hold:
 
 - each result differs from the reference by no more than rounding can explain, see `error_bound`;
+  integers don't differ at all, unless floating-point numbers were cut to them;
 - on small integers, where no operation rounds, results are exact;
 - nothing else changes: not the inputs, not the memory between the rows of a strided result.
+
+*Low precision.* Products of bf16 and f16 are added up in f32 and rounded once, to the type of the
+result. A program may say, read literally, that each sum is rounded to the narrow type; then the
+linalg level, and no other, may be off by as much as that. AVX512-BF16 turns subnormal numbers into
+zeros: where bf16 occurs, every rounding may lose 2^-126.
 
 *The bound* needs the sum of the magnitudes |C| + Σ|a||b|. It is found by executing the program
 once more on absolute values, each subtraction turned into an addition. That holds for products with
@@ -41,22 +48,31 @@ import os
 import resource
 import signal
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NoReturn
 
+import ml_dtypes
 import numpy as np
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import DYNAMIC_INDEX, AnyFloat, MemRefType, ModuleOp
+from xdsl.dialects import math as fmath
+from xdsl.dialects.builtin import DYNAMIC_INDEX, AnyFloat, BFloat16Type, MemRefType, ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.abstract_ops import LinalgStructuredOperation
-from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
+from xdsl.interpreter import (
+    Interpreter,
+    InterpreterFunctions,
+    PythonValues,
+    impl,
+    register_impls,
+)
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.utils.exceptions import InterpretationError
 
-from nkdsl.dialects.nanokernel import WORKSPACE_ALIGNMENT, GemmOp
+from nkdsl.dialects.nanokernel import WORKSPACE_ALIGNMENT, GemmOp, is_unsigned
 from nkdsl.errors import InvalidInput
 from nkdsl.interpreters import (
     Argument,
@@ -66,10 +82,12 @@ from nkdsl.interpreters import (
     run,
     workspace_bytes,
 )
-from nkdsl.interpreters.arith import ArithFunctions
-from nkdsl.interpreters.buffer import Array, dtype_of, row_major
+from nkdsl.interpreters.arith import ArithFunctions, constant_value
+from nkdsl.interpreters.buffer import Array, dtype_of, row_major, signed
 from nkdsl.interpreters.linalg import iteration_of
-from nkdsl.interpreters.nanokernel import reduction_of
+from nkdsl.interpreters.math import FUNCTIONS
+from nkdsl.interpreters.nanokernel import MEANINGLESS, reduction_of
+from nkdsl.targets.semantics import rounded
 from nkdsl.types import ELEMENT_TYPES, ElementType, element_type, element_type_of
 
 Edge = Literal["start", "end"]
@@ -119,7 +137,10 @@ class ArraySpec:
 
 
 def plain(spec: ArraySpec) -> Array:
-    """An array in ordinary memory, filled with NaN, holes included; nothing surrounds it."""
+    """An array in ordinary memory, filled with NaN, holes included; nothing surrounds it.
+
+    Integers are all of one odd value instead.
+    """
     memory = np.empty(spec.span, element_type(spec.element).dtype)
     return _layout(spec, memory, 0)
 
@@ -176,10 +197,11 @@ def _run_and_exit(call: Callable[[], object]) -> NoReturn:
 
 def _layout(spec: ArraySpec, memory: Any, start: int) -> Array:
     """Lay an array out on memory, from byte `start` on, after filling that with NaN."""
-    dtype = element_type(spec.element).dtype
+    type_ = element_type(spec.element)
+    dtype = type_.dtype
     # The array that owns the memory is what interpreters may touch: the span and no more.
     whole: Array = np.ndarray(spec.span, dtype, memory, start)
-    whole.fill(np.nan)
+    whole.fill(np.nan if type_.unit_roundoff else np.array(MEANINGLESS).astype(dtype))
     strides = [stride * dtype.itemsize for stride in spec.element_strides]
     return np.ndarray(spec.shape, dtype, whole, spec.first * dtype.itemsize, strides)
 
@@ -199,6 +221,9 @@ def _forbid(area: mmap.mmap, start: int) -> None:
 def error_bound(a_abs_sum: Array, c_abs: Array, k: int, etype: ElementType | str) -> Array:
     """How far a sum of k products may be from the exact one, in any order of summation.
 
+    A sum of a type that is added up in a wider one, bf16 or f16, is rounded once more, at the end.
+    Sums of integers are exact.
+
     |computed - exact| ≤ γ(k + 2) · (|C| + Σ|a||b|) with γ(n) = n·u / (1 - n·u): one rounding for
     each product, one for each of k additions, and one to spare; fewer with fused operations. A
     result below the normal range adds at most the smallest subnormal number a step.
@@ -210,32 +235,91 @@ def error_bound(a_abs_sum: Array, c_abs: Array, k: int, etype: ElementType | str
         a_abs_sum: Σ|a||b|, for each element of the result.
         c_abs: |C| before, for each element of the result.
         k: the number of products.
-        etype: the element type computed with.
+        etype: the element type of the result.
 
     Raises:
         ValueError: if k is so large that there is no bound.
     """
     type_ = element_type(etype) if isinstance(etype, str) else etype
-    return _bound(a_abs_sum + c_abs, k + 2, type_.dtype)
+    magnitude = a_abs_sum + c_abs
+    if type_.is_integer:
+        return np.zeros(np.shape(magnitude))
+    roundings = Counter({type_.accumulator.dtype: k + 2})
+    if type_ != type_.accumulator:
+        roundings[type_.dtype] += 1
+    return _bound(magnitude, roundings)
 
 
-def _bound(magnitude: Array, roundings: int, dtype: np.dtype[Any]) -> Array:
-    """γ(roundings) · magnitude."""
-    info = np.finfo(dtype)
-    unit = roundings * np.longdouble(info.eps) / 2
+Roundings = Counter[np.dtype[Any]]
+"""How often a term is rounded, in each type."""
+
+_FLUSHED = np.longdouble(2.0**-126)
+"""What a sum or a factor loses when subnormal numbers of f32 or bf16 become zeros."""
+
+
+def _bound(magnitude: Array, roundings: Roundings, flushed: bool = False) -> Array:
+    """γ · magnitude, where each rounding counts with its type's unit roundoff.
+
+    `flushed`: whether subnormal numbers of f32 and bf16 may become zeros.
+    """
+    unit = lost = np.longdouble(0)
+    for dtype, count in roundings.items():
+        info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+        unit += count * np.longdouble(info.eps) / 2
+        smallest = np.longdouble(info.smallest_subnormal)
+        lost += count * (np.maximum(smallest, _FLUSHED) if flushed else smallest)
     if unit >= 1:
-        raise ValueError(f"{roundings} roundings in {dtype} leave no digit: there is no bound")
-    gamma = unit / (1 - unit)
-    return np.asarray(gamma * magnitude + roundings * np.longdouble(info.smallest_subnormal))
+        counts = " and ".join(f"{count} roundings in {dtype}" for dtype, count in roundings.items())
+        raise ValueError(f"{counts} leave no digit: there is no bound")
+    return np.asarray(unit / (1 - unit) * magnitude + lost)
 
 
 @register_impls
-class _Magnitudes(ArithFunctions):
-    """Arithmetic on absolute values: an upper bound of each term's, with nothing cancelling."""
+class _Wide(ArithFunctions):
+    """Arithmetic on arrays of wider types than declared: conversions keep the digits."""
+
+    def float_dtype(self, op: Operation) -> np.dtype[Any]:
+        """A type with more digits than the declared one."""
+        return _wider(super().float_dtype(op))
+
+
+@register_impls
+class _Magnitudes(_Wide):
+    """Arithmetic on absolute values: an upper bound of each term's, with nothing cancelling.
+
+    Integers, which are exact, keep their values until they are converted.
+    """
 
     def constant(self, value: Attribute) -> Any:
         """The magnitude of a constant."""
-        return abs(super().constant(value))
+        constant = super().constant(value)
+        return constant if isinstance(constant, int) else abs(constant)
+
+    @impl(arith.SIToFPOp)
+    def run_sitofp(
+        self, interpreter: Interpreter, op: arith.SIToFPOp, args: PythonValues
+    ) -> PythonValues:
+        return (abs(self.from_integer(op, args[0])),)
+
+    @impl(arith.MinimumfOp)
+    def run_minimumf(
+        self, interpreter: Interpreter, op: arith.MinimumfOp, args: PythonValues
+    ) -> PythonValues:
+        return (np.maximum(*args),)
+
+    @impl(arith.MinnumfOp)
+    def run_minnumf(
+        self, interpreter: Interpreter, op: arith.MinnumfOp, args: PythonValues
+    ) -> PythonValues:
+        return (np.maximum(*args),)
+
+    @impl(arith.SelectOp)
+    def run_select(
+        self, interpreter: Interpreter, op: arith.SelectOp, args: PythonValues
+    ) -> PythonValues:
+        if isinstance(op.result.type, AnyFloat):
+            return (np.maximum(args[1], args[2]),)
+        return (np.where(*args),)
 
     @impl(arith.SubfOp)
     def run_subf(
@@ -253,7 +337,46 @@ class _Magnitudes(ArithFunctions):
     def run_divf(
         self, interpreter: Interpreter, op: arith.DivfOp, args: PythonValues
     ) -> PythonValues:
-        raise InterpretationError("no error bound is known for a program that divides")
+        _unbounded(op)
+
+
+def _unbounded(op: Operation) -> NoReturn:
+    raise InterpretationError(f"no error bound is known for a program with '{op.name}'")
+
+
+_MAGNITUDES: dict[type[Operation], Callable[..., Any]] = {
+    fmath.AbsFOp: lambda x: x,
+    fmath.CopySignOp: lambda x, _: x,
+    fmath.FmaOp: lambda x, y, z: x * y + z,
+    fmath.TanhOp: lambda x: x,
+    fmath.ErfOp: lambda x: 2 * x,
+    fmath.ExpOp: lambda x: np.exp(x) * (1 + x),
+    fmath.Exp2Op: lambda x: np.exp2(x) * (1 + x),
+}
+"""Of functions: what is no smaller than the value and than the argument's error in the value, if
+that error is small and one in the same unit: |f(x)| and |x·f'(x)|."""
+
+
+def _magnitude_rule(op_type: type[Operation]) -> Any:
+    """The rule of a function on absolute values."""
+
+    @impl(op_type)
+    def run(
+        self: InterpreterFunctions, interpreter: Interpreter, op: Operation, args: PythonValues
+    ) -> PythonValues:
+        function = _MAGNITUDES.get(op_type)
+        return (_unbounded(op) if function is None else function(*args),)
+
+    return run
+
+
+class _MathMagnitudes(InterpreterFunctions):
+    """Functions of absolute values."""
+
+
+for _type in {*FUNCTIONS, *_MAGNITUDES}:
+    setattr(_MathMagnitudes, f"run_{_type.name}", _magnitude_rule(_type))
+register_impls(_MathMagnitudes)
 
 
 # ----------------------------------------------------------------------------------- programs
@@ -269,6 +392,8 @@ class Program:
     """The arguments that it writes."""
     overwritten: frozenset[int]
     """Those of them that it writes before it reads them, whatever its arguments are."""
+    unsigned: frozenset[int]
+    """The arguments whose integers have no sign."""
 
     @property
     def name(self) -> str:
@@ -290,29 +415,74 @@ class Program:
         arguments = func.body.block.args
         written = (a.index for a in arguments if any(a in _outputs(op) for op in func.walk()))
         overwritten = (a.index for a in arguments if _is_overwritten(func, a))
-        return cls(module, func, frozenset(written), frozenset(overwritten))
+        read = {value for op in func.walk() for value in _unsigned_operands(op)}
+        unsigned = (a.index for a in arguments if a in read or is_unsigned(a))
+        return cls(module, func, frozenset(written), frozenset(overwritten), frozenset(unsigned))
+
+    def element(self, position: int) -> ElementType | None:
+        """The element type of an argument that is a memref."""
+        type_ = self.types[position]
+        if not isinstance(type_, MemRefType):
+            return None
+        return element_type_of(type_.element_type, unsigned=position in self.unsigned)
 
     def roundings(self, arguments: Sequence[Argument]) -> int:
         """The most roundings that any term of a result goes through on the way."""
+        return self.roundings_by_type(arguments, literally=True).total()
+
+    def roundings_by_type(
+        self, arguments: Sequence[Argument], *, literally: bool = False
+    ) -> Roundings:
+        """The same for each type; `literally` if sums in a narrow type are rounded at each step."""
         buffers: dict[SSAValue, Buffer] = {
             parameter: Buffer.of(argument)
             for parameter, argument in zip(self.func.body.block.args, arguments, strict=True)
             if isinstance(argument, np.ndarray)
         }
-        return sum(_roundings(op, buffers) for op in self.func.walk())
+        total = Roundings()
+        for op in self.func.walk():
+            total += _roundings(op, buffers, literally)
+        return total
+
+    @property
+    def holds_bf16(self) -> bool:
+        """Whether any of its memrefs holds bf16."""
+        types = (type_ for type_ in self.types if isinstance(type_, MemRefType))
+        return any(isinstance(type_.element_type, BFloat16Type) for type_ in types)
+
+    @property
+    def may_be_exact(self) -> bool:
+        """Whether nothing has to be rounded where arguments are small integers."""
+        return not any(_always_rounds(op) for op in self.func.walk())
 
     def execute(self, arguments: Sequence[Argument], *, magnitudes: bool = False) -> None:
-        """Execute on arrays of any element type, in place."""
+        """Execute on arrays of types that may be wider than declared, in place."""
         machine = executor(self.module)
+        machine.register_implementations(_Wide(), override=True)
         if magnitudes:
             machine.register_implementations(_Magnitudes(), override=True)
+            machine.register_implementations(_MathMagnitudes(), override=True)
         with np.errstate(all="ignore"):
             machine.call_op(self.func, tuple(_as_value(argument) for argument in arguments))
 
 
 def _as_value(argument: Argument) -> Any:
     """An argument as rules take it."""
-    return Buffer.of(argument) if isinstance(argument, np.ndarray) else argument
+    return Buffer.of(signed(argument)) if isinstance(argument, np.ndarray) else argument
+
+
+def _unsigned_operands(op: Operation) -> Iterator[SSAValue]:
+    """The memrefs whose elements an operation reads as integers without a sign."""
+    match op:
+        case GemmOp():
+            yield from (f for role, f in (("lhs", op.lhs), ("rhs", op.rhs)) if op.is_unsigned(role))
+        case LinalgStructuredOperation():
+            for operand, element in zip(op.operands, op.body.block.args, strict=False):
+                uses = [use.operation for use in element.uses]
+                if uses and all(isinstance(o, arith.ExtUIOp | arith.UIToFPOp) for o in uses):
+                    yield operand
+        case _:
+            pass
 
 
 def _outputs(op: Operation) -> Sequence[SSAValue]:
@@ -337,43 +507,106 @@ def _is_overwritten(func: FuncOp, argument: SSAValue) -> bool:
             return False
 
 
-def _roundings(op: Operation, buffers: dict[SSAValue, Buffer]) -> int:
+def _roundings(op: Operation, buffers: dict[SSAValue, Buffer], literally: bool) -> Roundings:
     """The most roundings that a term goes through in one operation, and one to spare."""
     values = tuple(buffers.get(value) for value in op.operands)
     match op:
         case LinalgStructuredOperation():
             steps = math.prod(iteration_of(op, values).sequential)
-            once, each_step = _body_roundings(op)
-            return steps * each_step + once + 1
+            return _body_roundings(op, steps, literally or steps == 1)
         case GemmOp():
-            further = sum(_rounds(o) for o in op.walk()) + 2 * (op.alpha is not None)
-            return math.prod(reduction_of(op, values).sequential) + further + 2
+            steps = math.prod(reduction_of(op, values).sequential)
+            sums = element_type_of(op.accumulator)
+            result = _memref_element(op.out)
+            total = _rounded(sums, steps + 2 * (op.alpha is not None) + 1) + _rounded(result, 1)
+            for inner in op.walk():
+                total += _rounds(inner)
+            return total
         case _:
-            return 0
+            return Roundings()
 
 
-def _body_roundings(op: LinalgStructuredOperation) -> tuple[int, int]:
-    """Roundings in a body: of what is added in one step, and of the sum in each."""
+def _body_roundings(op: LinalgStructuredOperation, steps: int, literally: bool) -> Roundings:
+    """Roundings in a body: once of what is added in one step, and in each step of the sum.
+
+    Unless it is taken literally, sums are added up in a wide type and rounded once, at the end.
+    """
     carried: set[SSAValue] = set(op.body.block.args[len(op.inputs) :])
-    once = each_step = 0
+    total = Roundings()
     for inner in op.body.block.ops:
-        if carried.isdisjoint(inner.operands):
-            once += _rounds(inner)
-        else:
-            each_step += _rounds(inner)
+        count = 1
+        if not carried.isdisjoint(inner.operands):
+            count = steps
             carried.update(inner.results)
-    return once, each_step
+        for dtype, n in _rounds(inner).items():
+            type_ = next(t for t in ELEMENT_TYPES if t.dtype == dtype)
+            total += _rounded(type_ if literally else type_.accumulator, n * count)
+    result = _memref_element(op.outputs[0])
+    return total + _rounded(result.accumulator, 1) + _rounded(result, int(not literally))
 
 
-def _rounds(op: Operation) -> bool:
-    return isinstance(op, arith.FloatingPointLikeBinaryOperation)
+def _memref_element(memref: SSAValue) -> ElementType:
+    assert isinstance(memref.type, MemRefType)
+    return element_type_of(memref.type.element_type)
 
 
-def _spec_of(type_: Attribute, like: ArraySpec | None) -> ArraySpec:
+def _rounded(type_: ElementType, count: int) -> Roundings:
+    """So many roundings to a type; none to integers."""
+    return Roundings() if type_.is_integer or not count else Roundings({type_.dtype: count})
+
+
+_EXACT_FUNCTIONS = frozenset(
+    {
+        *(fmath.AbsFOp, fmath.CopySignOp, fmath.FmaOp),
+        *(fmath.CeilOp, fmath.FloorOp, fmath.RoundOp, fmath.RoundEvenOp, fmath.TruncOp),
+    }
+)
+"""Functions that round once at most, and nothing where their operands are small integers."""
+
+_ELEMENTARY_ROUNDINGS = 8
+"""How many roundings an elementary function counts for, in its own type."""
+
+
+def _rounds(op: Operation) -> Roundings:
+    """The roundings of one operation of a body."""
+    conversions = arith.TruncFOp | arith.SIToFPOp | arith.UIToFPOp
+    match op:
+        case _ if isinstance(op, conversions) or type(op) in _EXACT_FUNCTIONS:
+            return _rounded(element_type_of(op.results[0].type), 1)
+        case arith.FloatingPointLikeBinaryOperation():
+            return _rounded(element_type_of(op.results[0].type), 1)
+        case _ if type(op) in FUNCTIONS:
+            type_ = element_type_of(op.results[0].type)
+            total = _rounded(type_, _ELEMENTARY_ROUNDINGS)
+            # Where a result is rounded to bf16, functions need not be better than that.
+            for yielded in _yielded_types(op):
+                total += _rounded(yielded, int(yielded.name == "bf16"))
+            return total
+        case _:
+            return Roundings()
+
+
+def _yielded_types(op: Operation) -> Iterator[ElementType]:
+    """The types that the body around an operation yields."""
+    end = op.parent.last_op if op.parent is not None else None
+    for value in end.operands if end is not None else ():
+        yield element_type_of(value.type)
+
+
+def _always_rounds(op: Operation) -> bool:
+    """Whether an operation has to round even where its operands are small integers."""
+    if isinstance(op, arith.DivfOp) or type(op) in FUNCTIONS:
+        return type(op) not in _EXACT_FUNCTIONS
+    if not isinstance(op, arith.ConstantOp):
+        return False
+    values = np.asarray(constant_value(op.value), np.float64)
+    return bool((values * 256 % 1 != 0).any())
+
+
+def _spec_of(type_: Attribute, element: str, like: ArraySpec | None) -> ArraySpec:
     """The layout of a made-up array of some type."""
     if not isinstance(type_, MemRefType):
         raise InvalidInput(f"arguments of type {type_} can't be made up; pass them")
-    element = element_type_of(type_.element_type).name
     if like is not None:
         return ArraySpec(like.shape, element, like.strides)
     strides = type_.get_strides() or ()
@@ -412,6 +645,8 @@ class _Case:
     reference: tuple[Argument, ...]
     bounds: tuple[Array, ...]
     """The largest error allowed, for each element of each argument."""
+    literal_bounds: tuple[Array, ...]
+    """The same for a program taken literally, with sums in a narrow type rounded at each step."""
 
 
 Like = ArraySpec | bool | int | float | np.generic | None
@@ -488,7 +723,8 @@ class Lowered:
             for level in self.modules if interpret else ():
                 copies = tuple(_copy_plain(argument) for argument in case.arguments)
                 executed[level] = self.run_level(level, copies)
-                _compare(f"level {level}", self.program, case, copies)
+                literally = level == "linalg"
+                _compare(f"level {level}", self.program, case, copies, literally=literally)
         if self.kernel is not None:
             _check_native(self.kernel, self.workspace, self.program, cases, guards)
         last = cases[-1]
@@ -554,34 +790,57 @@ def _cases(
     seed: int,
 ) -> tuple[_Case, ...]:
     if arguments is not None:
-        rounded = map(_rounded, program.types, arguments)
-        return (_bounded_case(program, tuple(rounded)),)
+        typed = map(_as_typed, program.types, arguments)
+        return (_bounded_case(program, tuple(typed)),)
     likes = like if like is not None else [None] * len(program.types)
     random = np.random.default_rng(seed)
-    integers = _made_up(program, likes, lambda shape: random.integers(-4, 5, shape))
-    reals = _made_up(program, likes, lambda shape: random.uniform(-1, 1, shape))
-    return _exact_case(program, integers), _bounded_case(program, reals)
+    # Sums of so small integers fit into the few digits of a narrow type.
+    narrow = any(_is_narrow(program.element(position)) for position in program.written)
+    most = 1 if narrow else 4
+
+    def small(shape: tuple[int, ...], element: ElementType | None) -> Any:
+        return random.integers(-most, most + 1, shape)
+
+    def any_number(shape: tuple[int, ...], element: ElementType | None) -> Any:
+        if element is None or not element.is_integer:
+            return random.uniform(-1, 1, shape)
+        limits = np.iinfo(str(element.dtype))
+        return random.integers(limits.min, limits.max, shape, element.dtype, endpoint=True)
+
+    integers = _made_up(program, likes, small)
+    reals = _made_up(program, likes, any_number)
+    first = _exact_case if program.may_be_exact else _bounded_case
+    return first(program, integers), _bounded_case(program, reals)
 
 
-def _made_up(
-    program: Program, likes: Sequence[Like], draw: Callable[[tuple[int, ...]], Any]
-) -> tuple[Argument, ...]:
+def _is_narrow(element: ElementType | None) -> bool:
+    """Whether sums of a type are added up in a wider one."""
+    return element is not None and element.accumulator != element and not element.is_integer
+
+
+Draw = Callable[[tuple[int, ...], ElementType | None], Any]
+"""Numbers of a shape, for an element type; None for a scalar argument."""
+
+
+def _made_up(program: Program, likes: Sequence[Like], draw: Draw) -> tuple[Argument, ...]:
     """Arguments with drawn values; what is filled first stays NaN."""
     made: list[Argument] = []
     for position, (type_, like) in enumerate(zip(program.types, likes, strict=True)):
         if not isinstance(type_, MemRefType):
             assert not isinstance(like, ArraySpec), f"argument {position} is no array"
-            made.append(_rounded(type_, draw(()).item() if like is None else like))
+            made.append(_as_typed(type_, draw((), None).item() if like is None else like))
             continue
         assert like is None or isinstance(like, ArraySpec), f"argument {position} is an array"
-        array = plain(_spec_of(type_, like))
+        element = program.element(position)
+        assert element is not None
+        array = plain(_spec_of(type_, element.name, like))
         if position not in program.overwritten:
-            array[...] = draw(array.shape)
+            array[...] = draw(array.shape, element)
         made.append(array)
     return tuple(made)
 
 
-def _rounded(type_: Attribute, argument: Argument) -> Argument:
+def _as_typed(type_: Attribute, argument: Argument) -> Argument:
     """An argument as its type can hold it."""
     if isinstance(argument, np.ndarray) or not isinstance(type_, AnyFloat):
         return argument
@@ -590,23 +849,75 @@ def _rounded(type_: Attribute, argument: Argument) -> Argument:
 
 
 def _exact_case(program: Program, arguments: tuple[Argument, ...]) -> _Case:
-    reference = _reference(program, arguments)
-    return _Case(arguments, reference, tuple(np.zeros(np.shape(a)) for a in arguments))
+    # Results of a narrow type are rounded, once and always to the same number.
+    reference = tuple(
+        _rounded_like(exact, argument)
+        for exact, argument in zip(_reference(program, arguments), arguments, strict=True)
+    )
+    none = tuple(np.zeros(np.shape(a)) for a in arguments)
+    return _Case(arguments, reference, none, none)
+
+
+def _rounded_like(exact: Argument, argument: Argument) -> Argument:
+    """A result in the wider type, rounded to that of the argument and widened again."""
+    if not isinstance(exact, np.ndarray) or not isinstance(argument, np.ndarray):
+        return exact
+    if exact.dtype.kind in "iu":
+        return exact
+    return np.asarray(rounded(exact, argument.dtype).astype(exact.dtype))
 
 
 def _bounded_case(program: Program, arguments: tuple[Argument, ...]) -> _Case:
     reference = _reference(program, arguments)
     magnitudes = tuple(_magnitude(argument) for argument in arguments)
-    program.execute(magnitudes, magnitudes=True)
-    roundings = program.roundings(arguments)
-    bounds = (
-        # The reference rounds too, though less.
-        _bound(m, roundings, a.dtype) + _bound(m, roundings, m.dtype)
-        if isinstance(a, np.ndarray) and isinstance(m, np.ndarray) and position in program.written
-        else np.zeros(np.shape(a))
-        for position, (a, m) in enumerate(zip(arguments, magnitudes, strict=True))
-    )
-    return _Case(arguments, reference, tuple(bounds))
+    if any(not _is_integer(arguments[position]) for position in program.written):
+        program.execute(magnitudes, magnitudes=True)
+
+    def bounds(roundings: Roundings) -> tuple[Array, ...]:
+        return tuple(
+            _allowed(program, wanted, argument, magnitude, roundings)
+            if position in program.written
+            else np.zeros(np.shape(argument))
+            for position, (wanted, argument, magnitude) in enumerate(
+                zip(reference, arguments, magnitudes, strict=True)
+            )
+        )
+
+    least = bounds(program.roundings_by_type(arguments))
+    try:
+        literal = bounds(program.roundings_by_type(arguments, literally=True))
+    except ValueError:  # of a long sum in a narrow type no digit is left
+        literal = tuple(np.full(np.shape(argument), np.inf) for argument in arguments)
+    return _Case(arguments, reference, least, literal)
+
+
+def _is_integer(argument: Argument) -> bool:
+    return isinstance(argument, np.ndarray) and argument.dtype.kind in "iu"
+
+
+def _allowed(
+    program: Program,
+    reference: Argument,
+    argument: Argument,
+    magnitude: Argument,
+    roundings: Roundings,
+) -> Array:
+    """The largest error allowed for each element of a result."""
+    assert isinstance(reference, np.ndarray)
+    assert isinstance(argument, np.ndarray)
+    assert isinstance(magnitude, np.ndarray)
+    if _is_integer(argument):
+        # What is cut to an integer after a rounding may be one off.
+        cut = any(isinstance(op, arith.FPToSIOp | arith.FPToUIOp) for op in program.func.walk())
+        return np.full(argument.shape, int(cut))
+    # The reference rounds too, though less.
+    wide = _bound(magnitude, Roundings({magnitude.dtype: roundings.total()}))
+    last = Roundings({argument.dtype: 1})
+    if roundings[argument.dtype] > 1:
+        return _bound(magnitude, roundings, program.holds_bf16) + wide
+    # The only rounding to the result's type is the last: what it loses depends on the result.
+    before = _bound(magnitude, roundings - last, program.holds_bf16) + wide
+    return before + _bound(np.abs(reference) + before, last, program.holds_bf16)
 
 
 def _reference(program: Program, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
@@ -620,21 +931,24 @@ def _widened(argument: Argument) -> Argument:
     """A copy of an array or a floating-point number in a type with more digits."""
     if isinstance(argument, np.ndarray):
         return argument.astype(_wider(argument.dtype), order="C")
-    if isinstance(argument, np.floating):
+    if isinstance(argument, np.generic) and argument.dtype.kind not in "iub":
         wide: np.generic = _wider(argument.dtype).type(argument)
         return wide
     return argument
 
 
 def _wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(np.float64 if dtype == np.float32 else np.longdouble)
+    """A floating-point type with more digits; integers are exact as they are."""
+    if dtype.kind in "iub":
+        return dtype
+    return np.dtype(np.float64 if dtype.itemsize <= 4 else np.longdouble)
 
 
 def _magnitude(argument: Argument) -> Argument:
-    """The absolute values of an argument, in the wider type; flags and indices as they are."""
+    """Absolute values in the wider type; integers, flags and indices as they are."""
     wide = _widened(argument)
     if isinstance(wide, np.ndarray):
-        return np.asarray(np.abs(wide))
+        return wide if wide.dtype.kind in "iub" else np.asarray(np.abs(wide))
     return abs(wide) if isinstance(wide, np.floating) else wide
 
 
@@ -656,8 +970,16 @@ def _copy(array: Array, place: Array) -> Array:
     return place
 
 
-def _compare(what: str, program: Program, case: _Case, arguments: Sequence[Argument]) -> None:
+def _compare(
+    what: str,
+    program: Program,
+    case: _Case,
+    arguments: Sequence[Argument],
+    *,
+    literally: bool = False,
+) -> None:
     """Refuse wrong values and touched holes."""
+    bounds = case.literal_bounds if literally else case.bounds
     for position, (array, before) in enumerate(zip(arguments, case.arguments, strict=True)):
         reference = case.reference[position]
         if not isinstance(array, np.ndarray):
@@ -666,7 +988,7 @@ def _compare(what: str, program: Program, case: _Case, arguments: Sequence[Argum
         assert isinstance(reference, np.ndarray)
         name = f"{what}: argument {position} of '{program.name}'"
         if position in program.written:
-            _compare_values(name, array, reference, case.bounds[position])
+            _compare_values(name, array, reference, bounds[position])
         else:
             same = array.tobytes() == before.tobytes()
             assert same, f"{name} was changed, though the program does not write to it"
@@ -677,7 +999,9 @@ def _compare(what: str, program: Program, case: _Case, arguments: Sequence[Argum
 
 def _compare_values(what: str, got: Array, wanted: Array, bound: Array) -> None:
     with np.errstate(all="ignore"):
-        error = np.abs(got.astype(wanted.dtype) - wanted)
+        # Differences of integers need more digits than they have.
+        exact = np.dtype(np.int64) if wanted.dtype.kind in "iu" else wanted.dtype
+        error = np.abs(got.astype(exact) - wanted.astype(exact))
         # The difference is NaN for equal infinities, and NaN is right where it is wanted.
         right = (error <= bound) | (got == wanted) | (np.isnan(got) & np.isnan(wanted))
         if right.all():

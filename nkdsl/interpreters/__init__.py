@@ -11,7 +11,8 @@ Each operation has one rule, a short method beside its dialect's others:
     buffer      memrefs: an allocation, and a shape and strides on it, with bounds checks
     executor    runs a module's functions by their rules
     iteration   index maps as arrays of positions, for linalg and whole products
-    arith, linalg, nanokernel, nkvector, scf, upstream      the rules
+    instructions    what an instruction computes: entries of the target's table
+    arith, linalg, math, nanokernel, nkvector, scf, upstream      the rules
 
 A module must compute the same at every level, up to the rounding that a lowering is free to
 choose; `nkdsl.testing` checks that. The upstream level is keyed by upstream names and reads no
@@ -38,14 +39,16 @@ from xdsl.ir import Attribute
 
 from nkdsl.errors import InvalidInput
 from nkdsl.interpreters.arith import ArithFunctions
-from nkdsl.interpreters.buffer import Array, Buffer, dtype_of
+from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, signed
 from nkdsl.interpreters.executor import ExecutionError, Executor
 from nkdsl.interpreters.linalg import LinalgFunctions
+from nkdsl.interpreters.math import MathFunctions
 from nkdsl.interpreters.nanokernel import NanokernelFunctions, poisoned, workspace_bytes
 from nkdsl.interpreters.nkvector import NkVectorFunctions
 from nkdsl.interpreters.omp import OmpFunctions
 from nkdsl.interpreters.scf import ScfFunctions
 from nkdsl.interpreters.upstream import MemRefFunctions, VectorFunctions
+from nkdsl.interpreters.vector_arith import VectorArithFunctions
 
 __all__ = [
     "Argument",
@@ -66,6 +69,8 @@ _FUNCTIONS = (
     FuncFunctions,
     ScfFunctions,
     ArithFunctions,
+    VectorArithFunctions,
+    MathFunctions,
     LinalgFunctions,
     NanokernelFunctions,
     NkVectorFunctions,
@@ -187,7 +192,8 @@ def _value(what: str, type_: Attribute, argument: Argument) -> Any:
 
 
 def _buffer(what: str, type_: MemRefType, array: Array) -> Buffer:
-    """An array as the memref that the type declares."""
+    """An array as the memref that the type declares; MLIR's integers have no sign."""
+    array = signed(array)
     if array.dtype != dtype_of(type_.element_type):
         raise InvalidInput(f"{what} is {type_}; an array of {array.dtype} can't be passed")
     if type_.get_num_dims() == 0:

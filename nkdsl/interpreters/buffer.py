@@ -44,6 +44,11 @@ def dtype_of(type_: Attribute) -> np.dtype[Any]:
             return element_type_of(type_).dtype
 
 
+def signed(array: Array) -> Array:
+    """The same memory, with integers read as signed ones: so all rules meet them."""
+    return array.view(f"i{array.itemsize}") if array.dtype.kind == "u" else array
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """A memref: element `[i, j]` is `data[origin + offset + i * strides[0] + j * strides[1]]`."""

@@ -32,6 +32,8 @@ class Iteration:
     """Extents of the iterators executed at once."""
     sequential: tuple[int, ...]
     """Extents of the iterators executed step by step, the outermost first."""
+    extents: tuple[int, ...]
+    """Extents of all iterators, in the maps' numbering."""
     grids: tuple[Positions, ...]
     """For each iterator, in the maps' numbering, its values on its own axis."""
 
@@ -56,6 +58,7 @@ class Iteration:
         return cls(
             tuple(extents[d] for d in parallel),
             tuple(extents[d] for d in sequential),
+            extents,
             tuple(np.asarray(axes[order.index(d)]) for d in range(len(extents))),
         )
 

@@ -2,9 +2,9 @@
 
 A block is an array of its accumulators, (M, N). With `lanes = k` each accumulator is a register of
 partial sums, (M, N, L), where L is the lanes of the instruction; before the first step it may have
-fewer lanes, the rest being zero. After a step with a tail, accumulators that don't exist are NaN.
-What a step computes is asked of the target's table: the function's attribute `nanokernel.target`
-names the target, the step names the instruction.
+fewer lanes, the rest being zero. After a step with a tail, accumulators that don't exist have no
+meaning: they are NaN, or for integers `MEANINGLESS`. What a step computes is asked of the target's
+table: the function's attribute `nanokernel.target` names the target, the step the instruction.
 
 The workspace is taken once a run, and filled with NaN: a kernel that reads what it never wrote
 can't hide it.
@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType, ModuleOp, StringAttr
+from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType, ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.interpreter import (
     Interpreter,
@@ -27,20 +27,26 @@ from xdsl.interpreter import (
     impl_terminator,
     register_impls,
 )
-from xdsl.ir import Operation
+from xdsl.ir import SSAValue
 from xdsl.utils.exceptions import InterpretationError
 
 from nkdsl.dialects import nanokernel
+from nkdsl.interpreters.arith import multiply_add
 from nkdsl.interpreters.buffer import Array, Buffer, Positions, dtype_of, row_major
+from nkdsl.interpreters.instructions import Instructions, as_element, reread
 from nkdsl.interpreters.iteration import Iteration, at, gather
-from nkdsl.targets import Instruction, get_target
-from nkdsl.targets.semantics import fma
-from nkdsl.types import ELEMENT_TYPES
+from nkdsl.targets import Instruction
+from nkdsl.targets.semantics import rounded
 
 NAN_BYTE = 0xFF
-"""Floating-point elements made of this byte are NaN."""
+"""Floating-point elements made of this byte are NaN, integers -1."""
 
-_ELEMENT_DTYPES = frozenset(type_.dtype for type_ in ELEMENT_TYPES)
+MEANINGLESS = -86
+"""What stands where an integer has no meaning."""
+
+
+SIGN_BIT = np.int8(-128)
+"""The highest bit of a byte."""
 
 
 def workspace_bytes(module: ModuleOp) -> int:
@@ -74,6 +80,48 @@ def _tile(
     return buffer.tile(corner, axes, extents)
 
 
+def _grouped_tile(
+    buffer: Buffer, corner: Sequence[int], dims: str, extent: int, depth: int
+) -> Array:
+    """What a factor in groups has along m or n, and k: the groups that hold `depth` elements.
+
+    All elements of the last group are there, those beyond `depth` too.
+    """
+    within, first = dims.index("g"), corner[dims.index("g")]
+    size = buffer.shape[within]
+    elements = np.arange(first, -(-(first + depth) // size) * size)
+    indices = [np.asarray(index) for index in corner]
+    indices[within] = elements % size
+    for dimension, tag in enumerate(dims):
+        if tag == "k":
+            indices[dimension] = indices[dimension] + elements // size
+        elif tag in "mn":
+            indices[dimension] = indices[dimension] + np.arange(extent)[:, None]
+    positions = buffer.elements(indices)
+    return np.asarray(buffer.data[np.broadcast_to(positions, (extent, len(elements)))])
+
+
+def _factor(
+    access: tuple[Buffer, Sequence[int], str], side: str, extent: int, depth: int, group: int
+) -> Array:
+    """A factor of a step along `side`, m or n, and k, with k filled up to whole groups.
+
+    What the last group lacks is zero. Where memory holds groups, they are whole already.
+    """
+    buffer, corner, dims = access
+    if "g" in dims:
+        values = _grouped_tile(buffer, corner, dims, extent, depth)
+    else:
+        values = buffer.data[_tile(buffer, corner, dims, "k" + side, (depth, extent))].T
+    whole = -(-depth // group) * group
+    return _with_lanes(values[:, :whole], whole)
+
+
+def _meaningless(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Elements that no one may use."""
+    return np.full(shape, MEANINGLESS if dtype.kind in "iu" else np.nan, dtype)
+
+
 def _existing(block: nanokernel.BlockType, tail: int | None) -> tuple[int, int]:
     """How much of a block's (M, N) exists: with a tail, that many elements along the lanes."""
     rows, columns = block.shape
@@ -105,23 +153,34 @@ def _with_lanes(values: Array, lanes: int) -> Array:
 
 
 def _accumulate_lanes(instruction: Instruction, acc: Array, lhs: Array, rhs: Array) -> Array:
-    """Steps along the lanes: lhs (M, K), rhs (K, N), acc (M, N, L)."""
-    lanes = instruction.lanes
-    depth = -(-lhs.shape[1] // lanes) * lanes
-    rows, columns = _with_lanes(lhs, depth), _with_lanes(rhs.T, depth)
-    acc = _with_lanes(acc, lanes)
-    for k in range(0, depth, lanes):
-        factors = rows[:, None, k : k + lanes], columns[None, :, k : k + lanes]
-        acc = instruction.semantics(acc, *(np.broadcast_to(f, acc.shape) for f in factors))
+    """Steps along the lanes: lhs (M, K), rhs (N, K), acc (M, N, L)."""
+    register = instruction.lanes * instruction.k
+    depth = -(-lhs.shape[1] // register) * register
+    rows, columns = (_with_lanes(factor, depth) for factor in (lhs, rhs))
+    acc = _with_lanes(acc, instruction.lanes)
+    for k in range(0, depth, register):
+        factors = rows[:, None, k : k + register], columns[None, :, k : k + register]
+        acc = _executed(
+            instruction, acc, *(f.reshape(*f.shape[:2], -1, instruction.k) for f in factors)
+        )
     return acc
 
 
 def _accumulate_block(instruction: Instruction, acc: Array, lhs: Array, rhs: Array) -> Array:
-    """Steps one after the other: lhs (M, K), rhs (K, N), acc (M, N)."""
-    for k in range(lhs.shape[1]):
-        factors = lhs[:, k, None], rhs[None, k, :]
-        acc = instruction.semantics(acc, *(np.broadcast_to(f, acc.shape) for f in factors))
+    """Steps one after the other: lhs (M, K), rhs (N, K), acc (M, N)."""
+    group = instruction.k
+    for k in range(0, lhs.shape[1], group):
+        acc = _executed(instruction, acc, lhs[:, None, k : k + group], rhs[None, :, k : k + group])
     return acc
+
+
+def _executed(instruction: Instruction, acc: Array, lhs: Array, rhs: Array) -> Array:
+    """The sums after one instruction; the factors' last axis is the group."""
+    shape = (*acc.shape, instruction.k)
+    lhs, rhs = (np.broadcast_to(factor, shape) for factor in (lhs, rhs))
+    if instruction.k == 1:
+        lhs, rhs = lhs[..., 0], rhs[..., 0]
+    return instruction.semantics(acc, lhs, rhs)
 
 
 @register_impls
@@ -130,7 +189,7 @@ class NanokernelFunctions(InterpreterFunctions):
 
     def __init__(self) -> None:
         self._workspace: Array | None = None
-        self._instructions: dict[Operation, Instruction] = {}
+        self._instructions = Instructions()
 
     # ------------------------------------------------------------------------------- whole
 
@@ -156,7 +215,7 @@ class NanokernelFunctions(InterpreterFunctions):
             # Neither the sum nor the extras depend on k any more.
             further = (gather(*extra, _first(space)) for extra in extras)
             (total,) = interpreter.run_ssacfg_region(op.epilogue, (total, *further), op.name)
-        out[0].data[at(out[1], _first(space))] = total
+        out[0].data[at(out[1], _first(space))] = _stored(total, out[0])
         return ()
 
     @impl_terminator(nanokernel.YieldOp)
@@ -186,14 +245,23 @@ class NanokernelFunctions(InterpreterFunctions):
         split = 1 + len(op.indices)
         source, corner, panel, given = args[0], args[1:split], args[split], iter(args[split + 1 :])
         height, width = (next(given) if e == DYNAMIC_INDEX else e for e in op.static_extents)
-        pitch = panel.shape[1]
-        if height < 0 or not 0 <= width <= pitch:
+        if height < 0 or not 0 <= width <= panel.shape[1]:
             raise InterpretationError(f"{panel} can't hold {height}x{width}")
         tile = _tile(source, corner, op.dims.data, op.row_tag + op.lane_tag, (height, width))
-        # What a row holds beyond has no meaning: whoever uses it is found out.
-        values = np.full((height, pitch), np.nan, panel.data.dtype)
-        values[:, :width] = source.data[tile]
-        panel.data[panel.tile((0, 0), (0, 1), (height, pitch))] = values
+        _keep(panel, 0, source.data[tile])
+        return ()
+
+    @impl(nanokernel.SumOp)
+    def run_sum(
+        self, interpreter: Interpreter, op: nanokernel.SumOp, args: PythonValues
+    ) -> PythonValues:
+        panel, sums = args
+        elements = _read(panel, op.unsigned is not None)[
+            panel.tile((0,) * len(panel.shape), tuple(range(len(panel.shape))), panel.shape)
+        ]
+        along_k = tuple(d for d in range(elements.ndim) if d != 1)
+        total = elements.astype(np.int64).sum(axis=along_k) * op.factor.value.data
+        sums.data[sums.tile((0,), (0,), sums.shape)] = total.astype(np.int32)
         return ()
 
     @impl(nanokernel.MicrokernelOp)
@@ -225,6 +293,7 @@ class NanokernelFunctions(InterpreterFunctions):
         type_ = op.result.type
         assert isinstance(type_, nanokernel.BlockType)
         values = buffer.data[_tile(buffer, corner, op.dims.data, "mn", type_.shape)]
+        values = values.astype(dtype_of(type_.element_type), copy=False)
         return (values[..., None] if type_.lanes.data == "k" else values,)
 
     @impl(nanokernel.StoreOp)
@@ -237,13 +306,28 @@ class NanokernelFunctions(InterpreterFunctions):
         tail, alpha, beta = (
             rest.pop(0) if operand is not None else None for operand in (op.tail, op.alpha, op.beta)
         )
-        buffer, *corner = rest
-        rows, columns = _existing(type_, tail)
-        tile = _tile(buffer, corner, op.dims.data, "mn", (rows, columns))
-        values = (_tree_sum(block) if type_.lanes.data == "k" else block)[:rows, :columns]
+        places = len(op.extras), len(op.extras) + len(op.extra_indices)
+        extras, indices, (buffer, *corner) = (
+            *(rest[: places[0]], rest[places[0] : places[1]], rest[places[1] :]),
+        )
+        existing = _existing(type_, tail)
+        tile = _tile(buffer, corner, op.dims.data, "mn", existing)
+        values = _tree_sum(block) if type_.lanes.data == "k" else block
+        values = values[: existing[0], : existing[1]]
         if alpha is not None:
-            values = _scaled(values, buffer.data[tile], alpha, beta)
-        buffer.data[tile] = buffer.data[tile] + values if op.accumulate is not None else values
+            old = buffer.data[tile].astype(values.dtype) if beta is not None else None
+            values = _scaled(values, old, alpha, beta)
+        if op.accumulate is not None:
+            values = buffer.data[tile].astype(values.dtype) + values
+        if op.epilogue is not None:
+            further = (
+                extra.data[
+                    _tile(extra, _taken(indices, len(access.dims)), access.dims, "mn", existing)
+                ]
+                for extra, access in zip(extras, op.extra_accesses, strict=True)
+            )
+            (values,) = interpreter.run_ssacfg_region(op.epilogue, (values, *further), op.name)
+        buffer.data[tile] = _stored(values, buffer)
         return ()
 
     @impl(nanokernel.PrefetchOp)
@@ -260,69 +344,106 @@ class NanokernelFunctions(InterpreterFunctions):
         depth = op.depth.value.data
         split = 2 + len(op.lhs_indices)
         end = split + 1 + len(op.rhs_indices)
-        acc, lhs, rhs = args[0], args[1], args[split]
-        rows, columns = _existing(op.block, args[end] if op.tail is not None else None)
-        lhs_tile = _tile(lhs, args[2:split], op.lhs_dims.data, "mk", (rows, depth))
-        rhs_tile = _tile(rhs, args[split + 1 : end], op.rhs_dims.data, "kn", (depth, columns))
-        accumulate = _accumulate_lanes if op.block.lanes.data == "k" else _accumulate_block
-        sums = accumulate(
-            self._instruction(op), acc[:rows, :columns], lhs.data[lhs_tile], rhs.data[rhs_tile]
+        instruction = self._instructions.of(op, op.instruction.data)
+        lhs = args[1], args[2:split], op.lhs_dims.data
+        rhs = args[split], args[split + 1 : end], op.rhs_dims.data
+        acc = args[0]
+        tail, panel, existing = _optional(args[end:], op.tail, op.kept, op.existing)
+        depth = depth if existing is None else existing
+        rows, columns = _existing(op.block, tail)
+        factors = (
+            _factor(lhs, "m", rows, depth, instruction.k),
+            _factor(rhs, "n", columns, depth, instruction.k),
         )
         if op.kept is not None:
-            vector = lhs.data[lhs_tile].T if op.block.lanes.data == "m" else rhs.data[rhs_tile]
-            dims, indices = op.rhs_dims.data, args[split + 1 : end]
-            if op.block.lanes.data == "m":
-                dims, indices = op.lhs_dims.data, args[2:split]
-            _keep(args[-1], indices[dims.index("k")], vector)
+            position = 0 if op.block.lanes.data == "m" else 1
+            count = factors[position].shape[1]
+            loaded = factors[position][:, : depth if len(panel.shape) == 2 else count]
+            _keep_steps(panel, (lhs, rhs)[position], loaded)
+        left, right = (
+            as_element(factor ^ SIGN_BIT if _flips(op, role) else factor, name)
+            for role, factor, name in zip(
+                ("lhs", "rhs"), factors, instruction.operands, strict=True
+            )
+        )
+        accumulate = _accumulate_lanes if op.block.lanes.data == "k" else _accumulate_block
+        sums = accumulate(instruction, acc[:rows, :columns], left, right)
         if op.tail is None:
             return (sums,)
         # The other sums have no meaning: whoever uses them is found out.
-        result = np.full_like(acc, np.nan)
+        result = _meaningless(acc.shape, acc.dtype)
         result[:rows, :columns] = sums
         return (result,)
 
-    def _instruction(self, op: nanokernel.StepOp) -> Instruction:
-        """The entry of the target's table that a step names."""
-        found = self._instructions.get(op)
-        if found is None:
-            found = get_target(_target_name(op)).instruction(op.instruction.data)
-            if found.k != 1:
-                raise InterpretationError(f"steps of '{found.name}' can't be executed yet")
-            self._instructions[op] = found
-        return found
+
+def _optional(values: PythonValues, *operands: SSAValue | None) -> list[Any]:
+    """The values of optional operands, None for those that an operation hasn't."""
+    given = iter(values)
+    return [None if operand is None else next(given) for operand in operands]
+
+
+def _flips(op: nanokernel.StepOp, role: str) -> bool:
+    """Whether a step flips the signs of a factor, `lhs` or `rhs`."""
+    return op.flip is not None and op.flip.data == role
+
+
+def _taken(values: list[int], count: int) -> list[int]:
+    """The first values of a list, which loses them."""
+    first = values[:count]
+    del values[:count]
+    return first
+
+
+def _stored(values: Array, buffer: Buffer) -> Array:
+    """Values as a memref holds them: of a narrower floating-point type, rounded once."""
+    dtype = buffer.data.dtype
+    return values if dtype.kind in "iub" or values.dtype == dtype else rounded(values, dtype)
 
 
 def _keep(panel: Buffer, row: int, values: Array) -> None:
-    """Store rows of a panel; what lies beyond them up to the panel's width has no meaning."""
-    width = panel.shape[1]
-    rows = np.full((values.shape[0], width), np.nan, panel.data.dtype)
-    rows[:, : values.shape[1]] = values
-    panel.data[panel.tile((row, 0), (0, 1), rows.shape)] = rows
+    """Store rows of a panel, given as (K, W), in groups if it holds groups.
+
+    What the last group lacks is zero; what lies beyond W up to the panel's width has no meaning.
+    """
+    depth, existing = values.shape
+    _, width, *groups = panel.shape
+    group = prod(groups)
+    rows = -(-depth // group)
+    filled = np.zeros((rows * group, existing), panel.data.dtype)
+    filled[:depth] = values
+    whole = _meaningless((rows, width, group), panel.data.dtype)
+    whole[:, :existing] = filled.reshape(rows, group, existing).transpose(0, 2, 1)
+    shape = rows, width, *groups
+    tile = panel.tile((row, *(0 for _ in shape[1:])), tuple(range(len(shape))), shape)
+    panel.data[tile] = whole.reshape(shape)
+
+
+def _keep_steps(panel: Buffer, access: tuple[Buffer, Sequence[int], str], values: Array) -> None:
+    """Store what a step loaded, (W, K), as rows of a panel, at the step's index k.
+
+    A row of groups is counted as the factor's own, or holds that many of its elements.
+    """
+    _, indices, dims = access
+    row = indices[dims.index("k")]
+    if len(panel.shape) == 3 and "g" not in dims:
+        row, rest = divmod(row, panel.shape[2])
+        if rest:
+            raise InterpretationError(f"step {indices[dims.index('k')]} starts within a group")
+    _keep(panel, row, values.T)
 
 
 def _keep_factor(op: nanokernel.GemmOp, args: PythonValues, panel: Buffer) -> None:
     """Pack the factor that a microkernel loads as registers."""
     assert op.plan is not None
     position, side = (1, "n") if op.plan.lanes.data == "n" else (0, "m")
-    kinds = [op.kinds[next(iter(r.used_dims()))] for r in op.indexing_maps[position].results]
+    grids: list[Any] = [np.array(0)] * len(op.kinds)
+    extents = dict(zip(op.kinds, reduction_of(op, args).extents, strict=True))
+    grids[op.kinds.index("k")] = np.arange(extents["k"])[:, None]
+    grids[op.kinds.index(side)] = np.arange(extents[side])
     buffer = args[position]
-    extents = tuple(buffer.shape[kinds.index(kind)] for kind in ("k", side))
-    axes = tuple(0 if kind == "k" else 1 for kind in kinds)
-    _keep(panel, 0, buffer.data[buffer.tile((0,) * len(kinds), axes, extents)])
-
-
-def _target_name(op: Operation) -> str:
-    """The target that the function around an operation was planned for."""
-    parent = op.parent_op()
-    while parent is not None and not isinstance(parent, FuncOp):
-        parent = parent.parent_op()
-    match parent.attributes.get(nanokernel.TARGET_ATTRIBUTE) if parent is not None else None:
-        case StringAttr(data=name):
-            return name
-        case _:
-            raise InterpretationError(
-                f"the function has no attribute '{nanokernel.TARGET_ATTRIBUTE}' that names a target"
-            )
+    indices = [np.asarray(r.eval(grids, ())) for r in op.indexing_maps[position].results]
+    positions = np.broadcast_to(buffer.elements(indices), (extents["k"], extents[side]))
+    _keep(panel, 0, buffer.data[positions])
 
 
 def _first(space: Iteration) -> tuple[int, ...]:
@@ -344,21 +465,31 @@ def _sum_of_products(
 
     With a scale, (alpha, beta), `beta * out + alpha * sum`.
     """
-    dtype = out[0].data.dtype
-    if op.epilogue is not None:
-        # A wider array than declared is a reference's: keep its digits.
-        dtype = np.promote_types(dtype, dtype_of(op.epilogue.block.args[0].type))
+    factors = [
+        (_read(buffer, op.is_unsigned(role)), positions)
+        for role, (buffer, positions) in zip(("lhs", "rhs"), (lhs, rhs), strict=True)
+    ]
+    # A wider array than declared is a reference's: keep its digits.
+    dtype = np.result_type(dtype_of(op.accumulator), *(data.dtype for data, _ in factors))
     total = np.zeros(space.parallel, dtype)
     old = None if from_zero else np.asarray(gather(*out, _first(space)), dtype)
     if old is not None and not scale:
         total = old
     for step in space.steps():
-        factors = (gather(*factor, step).astype(dtype, copy=False) for factor in (lhs, rhs))
-        total = _multiply_add(total, *factors)
+        left, right = (data[at(positions, step)] for data, positions in factors)
+        total = multiply_add(total, left.astype(dtype), right.astype(dtype))
     if not scale:
         return total
     alpha, beta = scale
     return _scaled(total, old, alpha, None if old is None else beta)
+
+
+def _read(buffer: Buffer, unsigned: bool) -> Array:
+    """The memory of a factor, integers with a sign or without."""
+    data = buffer.data
+    if data.dtype.kind not in "iu":
+        return data
+    return reread(data, np.dtype(f"{'u' if unsigned else 'i'}{data.itemsize}"))
 
 
 def _scaled(values: Array, old: Array | None, alpha: Any, beta: Any) -> Array:
@@ -366,11 +497,4 @@ def _scaled(values: Array, old: Array | None, alpha: Any, beta: Any) -> Array:
     product = np.asarray(values.dtype.type(alpha) * values)
     if beta is None or old is None:
         return product
-    return _multiply_add(product, np.full_like(product, beta), old)
-
-
-def _multiply_add(acc: Array, lhs: Array, rhs: Array) -> Array:
-    """`acc + lhs * rhs`, rounded once; in a type that is no element type, twice."""
-    if acc.dtype in _ELEMENT_DTYPES:
-        return fma(acc, lhs, rhs)
-    return np.asarray(acc + lhs * rhs)
+    return multiply_add(product, np.full_like(product, beta), old)

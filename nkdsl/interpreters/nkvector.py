@@ -1,6 +1,7 @@
 """Execution of `nkvector`: one value is one register, an array of its lanes.
 
-Loads and stores are checked against the allocation; lanes beyond `active` are not touched.
+Loads and stores are checked against the allocation; lanes beyond `active` are not touched. What a
+`dot` computes is asked of the target's table, as its instruction says.
 """
 
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from xdsl.utils.exceptions import InterpretationError
 
 from nkdsl.dialects import nkvector
 from nkdsl.interpreters.buffer import Array, Buffer
+from nkdsl.interpreters.instructions import Instructions, as_element
 from nkdsl.targets.semantics import fma
 
 _Access = nkvector.LoadOp | nkvector.BroadcastLoadOp | nkvector.StoreOp
@@ -29,6 +31,8 @@ class _Decoded(NamedTuple):
     lanes: int
     masked: bool
     offsets: tuple[int, ...]
+    group: int
+    """Elements that are loaded, and repeated, by a broadcast."""
 
 
 @register_impls
@@ -38,12 +42,13 @@ class NkVectorFunctions(InterpreterFunctions):
     def __init__(self) -> None:
         self._decoded: dict[Operation, _Decoded] = {}
         self._masks: dict[Operation, Array] = {}
+        self._instructions = Instructions()
 
     @impl(nkvector.LoadOp)
     def run_load(
         self, interpreter: Interpreter, op: nkvector.LoadOp, args: PythonValues
     ) -> PythonValues:
-        lanes, masked, offsets = self._decode(op)
+        lanes, masked, offsets, _ = self._decode(op)
         if not masked:
             buffer, *indices = args
             return (buffer.load(_shifted(indices, offsets), lanes),)
@@ -57,16 +62,22 @@ class NkVectorFunctions(InterpreterFunctions):
     def run_broadcast_load(
         self, interpreter: Interpreter, op: nkvector.BroadcastLoadOp, args: PythonValues
     ) -> PythonValues:
-        lanes, _, offsets = self._decode(op)
+        lanes, masked, offsets, group = self._decode(op)
+        active, args = (_active(args[0], group), args[1:]) if masked else (group, args)
         buffer: Buffer = args[0]
-        element = buffer.data[buffer.element(_shifted(args[1:], offsets))]
-        return (np.full(lanes, element),)
+        indices = _shifted(args[1:], offsets)
+        elements = np.zeros(group, buffer.data.dtype)
+        if active:
+            # The first one at least is an element of the memref; a register may reach beyond.
+            buffer.element(indices)
+            elements[:active] = buffer.load(indices, active)
+        return (np.tile(elements, lanes // group),)
 
     @impl(nkvector.StoreOp)
     def run_store(
         self, interpreter: Interpreter, op: nkvector.StoreOp, args: PythonValues
     ) -> PythonValues:
-        lanes, masked, offsets = self._decode(op)
+        lanes, masked, offsets, _ = self._decode(op)
         if not masked:
             vector, buffer, *indices = args
             buffer.store(_shifted(indices, offsets), vector)
@@ -94,6 +105,19 @@ class NkVectorFunctions(InterpreterFunctions):
         lhs, rhs, acc = args
         return (fma(acc, lhs, rhs),)
 
+    @impl(nkvector.DotOp)
+    def run_dot(
+        self, interpreter: Interpreter, op: nkvector.DotOp, args: PythonValues
+    ) -> PythonValues:
+        lhs, rhs, acc = args
+        instruction = self._instructions.of(op, op.instruction.data)
+        if not instruction.widened:
+            names = instruction.operands
+            lhs, rhs = (as_element(f, n) for f, n in zip((lhs, rhs), names, strict=True))
+        if instruction.k > 1:
+            lhs, rhs = (factor.reshape(-1, instruction.k) for factor in (lhs, rhs))
+        return (instruction.semantics(acc, lhs, rhs),)
+
     @impl(nkvector.ShuffleOp)
     def run_shuffle(
         self, interpreter: Interpreter, op: nkvector.ShuffleOp, args: PythonValues
@@ -107,8 +131,9 @@ class NkVectorFunctions(InterpreterFunctions):
         found = self._decoded.get(op)
         if found is None:
             vector = op.vector if isinstance(op, nkvector.StoreOp) else op.result
-            masked = not isinstance(op, nkvector.BroadcastLoadOp) and op.active is not None
-            found = _Decoded(nkvector.vector_lanes(vector.type), masked, op.constant_offsets)
+            group = op.count if isinstance(op, nkvector.BroadcastLoadOp) else 1
+            lanes = nkvector.vector_lanes(vector.type)
+            found = _Decoded(lanes, op.active is not None, op.constant_offsets, group)
             self._decoded[op] = found
         return found
 

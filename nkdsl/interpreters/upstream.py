@@ -2,14 +2,15 @@
 
 The meaning of each is taken from MLIR's documentation of that operation, by its upstream name, and
 from nothing of nkdsl's: no target table, no dialect of ours. So an error in a lowering can't be
-repeated here. `vector.fma` alone borrows the exact arithmetic of `nkdsl.targets.semantics`.
+repeated here. `vector.fma` and the intrinsics borrow the exact arithmetic, and no more, of
+`nkdsl.targets.semantics`: which bits an intrinsic reads, and how, is said here.
 
 At this level a memref argument of a function is a pointer to its first element, a `Buffer` of rank
 0; `memref.reinterpret_cast` gives it its shape back.
 """
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from itertools import combinations
 from math import prod
 from typing import Any
@@ -29,15 +30,80 @@ from xdsl.ir import Attribute, Operation
 from xdsl.utils.exceptions import InterpretationError
 
 from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, reinterpret, row_major
-from nkdsl.targets.semantics import fma
+from nkdsl.targets.semantics import dot_bf16, dot_int8, fma
 
 _NO_EFFECT = frozenset({"llvm.prefetch.p0", "llvm.prefetch"})
 """Intrinsics that change nothing one could observe."""
 
 
-def _vector_shape(type_: Attribute) -> tuple[int, ...]:
+def _dot_bf16(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """`vdpbf16ps`: pairs of bf16."""
+    return dot_bf16(acc, lhs.reshape(-1, 2), rhs.reshape(-1, 2))
+
+
+def _dot_integers(lhs_type: str, rhs_type: str, acc: Array, lhs: Array, rhs: Array) -> Array:
+    """Sums of as many products as 32 bits hold; a vector may come as one of bytes or of i32."""
+    factors = (
+        factor.view(type_).reshape(len(acc), -1)
+        for factor, type_ in ((lhs, lhs_type), (rhs, rhs_type))
+    )
+    return dot_int8(acc, *factors)
+
+
+def _dot_words(lhs: Array, rhs: Array) -> Array:
+    """`vpmaddwd`: pairs of i16, without an accumulator."""
+    return _dot_integers("i2", "i2", np.zeros(len(lhs) // 2, np.int32), lhs, rhs)
+
+
+def _integer_dots() -> dict[str, Callable[..., Array]]:
+    """`vpdpbusd` and its kin: `u` is a factor without a sign, `s` one with a sign."""
+    types = {"u": "u1", "s": "i1"}
+    families = (
+        ("avx512", ("us",), (128, 256, 512)),
+        ("avx2", ("ss", "su", "uu"), (128, 256)),
+        ("avx10", ("ss", "su", "uu"), (512,)),
+    )
+    return {
+        f"llvm.x86.{feature}.vpdpb{pair}d.{bits}": partial(
+            _dot_integers, types[pair[0]], types[pair[1]]
+        )
+        for feature, pairs, widths in families
+        for pair in pairs
+        for bits in widths
+    }
+
+
+_INTRINSICS: dict[str, Callable[..., Array]] = {
+    **{f"llvm.x86.avx512bf16.dpbf16ps.{bits}": _dot_bf16 for bits in (128, 256, 512)},
+    **_integer_dots(),
+    **{
+        f"llvm.x86.avx512.vpdpwssd.{bits}": partial(_dot_integers, "i2", "i2")
+        for bits in (128, 256, 512)
+    },
+    "llvm.x86.sse2.pmadd.wd": _dot_words,
+    "llvm.x86.avx2.pmadd.wd": _dot_words,
+    "llvm.x86.avx512.pmaddw.d.512": _dot_words,
+}
+"""What intrinsics compute, by LLVM's name. The documentation is Intel's, of the instructions
+VDPBF16PS, VPDPBUSD, VPDPBSSD, VPDPBSUD, VPDPBUUD, VPDPWSSD and PMADDWD."""
+
+
+def _scalar(value: Any) -> Any:
+    """A number taken from an array: Python's if it is an integer."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _vector_type(type_: Attribute) -> VectorType:
     assert isinstance(type_, VectorType)
-    return type_.get_shape()
+    return type_
+
+
+_UNWRITTEN = 0xFF
+"""A byte of which floating-point numbers are NaN."""
+
+
+def _vector_shape(type_: Attribute) -> tuple[int, ...]:
+    return _vector_type(type_).get_shape()
 
 
 def _memref_type(type_: Attribute) -> MemRefType:
@@ -75,7 +141,7 @@ class MemRefFunctions(InterpreterFunctions):
         self, interpreter: Interpreter, op: memref.LoadOp, args: PythonValues
     ) -> PythonValues:
         buffer: Buffer = args[0]
-        return (buffer.data[buffer.element(args[1:])],)
+        return (_scalar(buffer.data[buffer.element(args[1:])]),)
 
     @impl(memref.StoreOp)
     def run_store(
@@ -83,6 +149,24 @@ class MemRefFunctions(InterpreterFunctions):
     ) -> PythonValues:
         buffer: Buffer = args[1]
         buffer.data[buffer.element(args[2:])] = args[0]
+        return ()
+
+    @impl(memref.AllocOp)
+    def run_alloc(
+        self, interpreter: Interpreter, op: memref.AllocOp, args: PythonValues
+    ) -> PythonValues:
+        """Memory that nothing was written to: whoever reads it is found out."""
+        type_ = _memref_type(op.memref.type)
+        dynamic = list(args[: len(op.dynamic_sizes)])
+        shape = tuple(dynamic.pop(0) if n == DYNAMIC_INDEX else n for n in type_.get_shape())
+        array = np.empty(shape, dtype_of(type_.element_type))
+        array.view(np.uint8).fill(_UNWRITTEN)
+        return (Buffer.of(array),)
+
+    @impl(memref.DeallocOp)
+    def run_dealloc(
+        self, interpreter: Interpreter, op: memref.DeallocOp, args: PythonValues
+    ) -> PythonValues:
         return ()
 
     @impl(memref.ReinterpretCastOp)
@@ -179,9 +263,12 @@ class MemRefFunctions(InterpreterFunctions):
     def run_call_intrinsic(
         self, interpreter: Interpreter, op: llvm.CallIntrinsicOp, args: PythonValues
     ) -> PythonValues:
-        if op.intrin.data not in _NO_EFFECT:
-            raise InterpretationError(f"the intrinsic '{op.intrin.data}' has no semantics here")
-        return ()
+        name = op.intrin.data
+        if name in _NO_EFFECT:
+            return ()
+        if name not in _INTRINSICS:
+            raise InterpretationError(f"the intrinsic '{name}' has no semantics here")
+        return (_INTRINSICS[name](*args),)
 
     @impl(llvm.InlineAsmOp)
     def run_inline_asm(
@@ -256,6 +343,28 @@ class VectorFunctions(InterpreterFunctions):
             mask = self._masks[op] = _shuffle_mask(op)
         return (np.concatenate(args)[mask],)
 
+    @impl(vector.BitcastOp)
+    def run_bitcast(
+        self, interpreter: Interpreter, op: vector.BitcastOp, args: PythonValues
+    ) -> PythonValues:
+        return (args[0].view(dtype_of(_vector_type(op.result.type).get_element_type())),)
+
+    @impl(vector.ExtractOp)
+    def run_extract(
+        self, interpreter: Interpreter, op: vector.ExtractOp, args: PythonValues
+    ) -> PythonValues:
+        values, *dynamic = args
+        return (_scalar(values[_mixed(op.static_position, dynamic)]),)
+
+    @impl(vector.InsertOp)
+    def run_insert(
+        self, interpreter: Interpreter, op: vector.InsertOp, args: PythonValues
+    ) -> PythonValues:
+        value, values, *dynamic = args
+        result = values.copy()
+        result[_mixed(op.static_position, dynamic)] = value
+        return (result,)
+
     @impl(vector.CreateMaskOp)
     def run_create_mask(
         self, interpreter: Interpreter, op: vector.CreateMaskOp, args: PythonValues
@@ -272,9 +381,11 @@ class VectorFunctions(InterpreterFunctions):
             raise InterpretationError(f"a reduction by '{kind}' can't be executed")
         values, *start = args
         if FastMathFlag.REASSOC in op.fastmath.data:
-            return (sum(start, _pairwise_sum(values)),)
-        # Without leave to reassociate, lanes are added in order, after the accumulator.
-        return (reduce(lambda total, lane: total + lane, [*start, *values]),)
+            total = sum(start, _pairwise_sum(values))
+        else:
+            # Without leave to reassociate, lanes are added in order, after the accumulator.
+            total = reduce(lambda total, lane: total + lane, [*start, *values])
+        return (_scalar(values.dtype.type(total)),)
 
     def _lanes_of(self, op: Operation, type_: Attribute) -> int:
         lanes = self._lanes.get(op)

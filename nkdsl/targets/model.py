@@ -24,12 +24,16 @@ Semantics = Callable[[Array, Array, Array], Array]
 
 @dataclass(frozen=True)
 class Instruction:
-    """One multiply-accumulate instruction: `acc[l] += sum over kk of lhs[l, kk] * rhs[l, kk]`."""
+    """One multiply-accumulate instruction: `acc[l] += sum over kk of lhs[l, kk] * rhs[l, kk]`.
+
+    With k > 1 it takes a *group* of k consecutive steps of the reduction in each lane: a register
+    of factors holds `lanes` groups side by side, `k * lanes` elements.
+    """
 
     name: str
     """How plans and diagnostics call it, for example `fma.f32x16`."""
     operand: str
-    """Element type of the two factors."""
+    """Element type of the left factor in memory, and of the right one if `other` is empty."""
     accumulator: str
     """Element type of the accumulator."""
     lanes: int
@@ -45,15 +49,47 @@ class Instruction:
     mnemonic: str
     """The prefix of its name in assembly, for counting."""
     semantics: Semantics
-    """Its meaning, with the rounding of the real instruction."""
+    """Its meaning, with the rounding of the real instruction: acc of any shape, lhs and rhs of that
+    shape, with a last dimension of k more where k > 1; factors in the types of memory."""
+    other: str = ""
+    """Element type of the right factor, where it is not the left one's."""
+    widened: str = ""
+    """The MLIR type that factors are extended to when they are loaded, `f32` or `i16`; empty where
+    the instruction takes them as they are."""
+    flips: bool = False
+    """Whether it is another instruction, for which the signs of the factor that is broadcast are
+    flipped: numbers of s8 become numbers of u8 that are 128 larger, and the other way round. Sums
+    start with what makes up for that."""
+    order: str = "acc, lhs, rhs"
+    """The arguments of the intrinsic that `upstream` names; without `acc`, the result is added."""
 
     def __hash__(self) -> int:
         """Cheap, because the planner's caches use instructions as keys."""
         return hash(self.name)
 
     @property
+    def from_memory(self) -> tuple[str, ...]:
+        """The factors that may come from memory: the last argument of the intrinsic.
+
+        Factors of one type can change places, so that either may be the last one.
+        """
+        if not self.other or self.other == self.operand:
+            return ("lhs", "rhs")
+        return (self.order.rsplit(", ", 1)[-1],)
+
+    @property
+    def adds_apart(self) -> bool:
+        """Whether its products are added by an instruction of their own."""
+        return not self.flips and "acc" not in self.order
+
+    @property
+    def operands(self) -> tuple[str, str]:
+        """Element types of the left and of the right factor."""
+        return self.operand, self.other or self.operand
+
+    @property
     def operand_type(self) -> ElementType:
-        """The factors' element type."""
+        """The left factor's element type; the right one's has the same size."""
         return element_type(self.operand)
 
     @property
@@ -84,6 +120,10 @@ class Cache:
     """Sustained rate at which this level feeds the one nearer to the core (loads, for L1)."""
     line: int = 64
     """Bytes of a cache line."""
+
+
+ROUNDING_TO_BF16 = frozenset(("+avx512bf16", "+avxneconvert"))
+"""Features that have an instruction which rounds f32 to bf16."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +187,66 @@ class Target:
             f"target '{self.name}' has no instruction '{name}'; its instructions are: {known}"
         )
 
-    def instruction_for(self, operand: ElementType, accumulator: ElementType) -> Instruction:
-        """The best instruction for a pair of types; raises `Unsupported` where there is none."""
-        for instruction in self.instructions:
-            if (instruction.operand, instruction.accumulator) == (operand.name, accumulator.name):
-                return instruction
-        known = ", ".join(f"{i.operand}→{i.accumulator}" for i in self.instructions)
+    def instruction_for(self, lhs: ElementType, rhs: ElementType | None = None) -> Instruction:
+        """The best instruction for a pair of factors; raises `Unsupported` where there is none.
+
+        Without `rhs`, both are of one type.
+        """
+        if found := self.instructions_for(lhs, rhs or lhs):
+            return found[0]
+        operands = lhs.name, (rhs or lhs).name
+        known = ", ".join(dict.fromkeys("×".join(i.operands) for i in self.instructions))
         raise Unsupported(
-            f"target '{self.name}' has no instruction for {operand.name}→{accumulator.name}; "
+            f"target '{self.name}' has no instruction for {'×'.join(operands)}; "
             f"it multiplies {known}"
         )
+
+    def instructions_for(self, lhs: ElementType, rhs: ElementType) -> tuple[Instruction, ...]:
+        """The instructions for a pair of factors, of the widest registers there are for it."""
+        operands = lhs.name, rhs.name
+        found = [i for i in self.instructions if i.operands == operands]
+        widest = max((i.bits for i in found), default=0)
+        return tuple(i for i in found if i.bits == widest)
+
+    @property
+    def smallest_masked(self) -> int:
+        """Bytes of the smallest elements of which loads and stores can be masked."""
+        return 1 if self.masked else 4
+
+    @property
+    def rounds_to_bf16(self) -> bool:
+        """Whether an instruction rounds f32 to bf16; LLVM would call a function otherwise."""
+        return not ROUNDING_TO_BF16.isdisjoint(self.features)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the widest vector register that an instruction accumulates into."""
+        return max(i.bits for i in self.instructions) // 8
+
+    def executed(self, instruction: Instruction, role: str) -> Instruction:
+        """What multiplies, where the factor `role`, `lhs` or `rhs`, is broadcast.
+
+        The instruction itself, or what it is with that factor's signs flipped.
+        """
+        if not instruction.flips:
+            return instruction
+        types = list(instruction.operands)
+        position = role == "rhs"
+        types[position] = "u8" if types[position] == "s8" else "s8"
+        for other in self.instructions:
+            if (list(other.operands), other.lanes) == (types, instruction.lanes):
+                return other
+        raise Unsupported(f"target '{self.name}' has no instruction for {'×'.join(types)}")
+
+    def widest_of(self, size: int) -> Instruction:
+        """An instruction with the widest registers of accumulators of some size in bytes.
+
+        Smaller elements than accumulators ever are lie in as many lanes as the smallest of those.
+        """
+        smallest = min(i.accumulator_type.size for i in self.instructions)
+        size = max(size, smallest)
+        found = [i for i in self.instructions if i.accumulator_type.size == size]
+        return max(found, key=lambda i: i.bits)
 
     @property
     def plannable_registers(self) -> int:

@@ -16,8 +16,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from nkdsl.errors import InvalidInput, Unsupported
+from nkdsl.targets.alderlake import ALDERLAKE
+from nkdsl.targets.arrowlake import ARROWLAKE
+from nkdsl.targets.cascadelake import CASCADELAKE
+from nkdsl.targets.cooperlake import COOPERLAKE
 from nkdsl.targets.model import Target
 from nkdsl.targets.sapphirerapids import SAPPHIRERAPIDS
+from nkdsl.targets.sierraforest import SIERRAFOREST
 from nkdsl.targets.skylake_avx512 import SKYLAKE_AVX512
 from nkdsl.targets.validation import validate
 from nkdsl.targets.x86_64_v3 import X86_64_V3
@@ -30,8 +35,11 @@ HOST = "host"
 ENTRY_POINT_GROUP = "nkdsl.targets"
 """Where installed packages announce their targets."""
 
-BUILT_IN = (X86_64_V3, SKYLAKE_AVX512, SAPPHIRERAPIDS, ZNVER4, ZNVER5)
-"""The tables that nkdsl brings, the most general one first."""
+BUILT_IN = (
+    *(X86_64_V3, SKYLAKE_AVX512, CASCADELAKE, COOPERLAKE, SAPPHIRERAPIDS, ZNVER4, ZNVER5),
+    *(ALDERLAKE, ARROWLAKE, SIERRAFOREST),
+)
+"""The tables that nkdsl brings, the most general one first, and those without AVX-512 last."""
 
 _BUILT_IN_BY_NAME = {target.name: target for target in BUILT_IN}
 

@@ -1,12 +1,20 @@
 """Intel Sapphire Rapids (2023) and Emerald Rapids: the table of the vector units; AMX is not in it.
 
 Sources: Intel 64 and IA-32 Architectures Optimization Reference Manual (cited: OM), "Golden Cove
-Microarchitecture"; uops.info (Alder Lake P with AVX-512: VFMADD231PS ZMM, VPERMT2PS ZMM);
-Agner Fog, microarchitecture.pdf.
+Microarchitecture"; uops.info (Alder Lake P with AVX-512: VFMADD231PS ZMM, VPERMT2PS ZMM, VPDPBUSD
+ZMM); Agner Fog, microarchitecture.pdf; LLVM's X86SchedSapphireRapids.td (VDPBF16PSZr).
 """
 
 from nkdsl.targets.model import Cache, Target
-from nkdsl.targets.x86 import ICE_LAKE_AVX512, KEEP_ZMM, LEVEL_V4, fma_entry
+from nkdsl.targets.x86 import (
+    ICE_LAKE_AVX512,
+    KEEP_ZMM,
+    LEVEL_V4,
+    dot_bf16_entry,
+    dot_int8_entries,
+    fma_entry,
+    widening_fma_entry,
+)
 
 SAPPHIRERAPIDS = Target(
     name="sapphirerapids",
@@ -23,6 +31,10 @@ SAPPHIRERAPIDS = Target(
         fma_entry("f64", 512, latency=4, per_cycle=2.0),
         fma_entry("f32", 256, latency=4, per_cycle=2.0),  # ports 0 and 1
         fma_entry("f64", 256, latency=4, per_cycle=2.0),
+        widening_fma_entry("bf16", 512, latency=4, per_cycle=2.0),
+        dot_bf16_entry(512, latency=8, per_cycle=0.5),  # two micro-ops each on ports 0 and 5
+        widening_fma_entry("f16", 512, latency=4, per_cycle=2.0),
+        *dot_int8_entries(512, latency=5, per_cycle=2.0),  # ports 0 and 5
     ),
     loads_per_cycle=2.0,  # of 64 bytes; three of 32
     stores_per_cycle=1.0,  # of 64 bytes; two of 32

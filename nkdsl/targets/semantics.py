@@ -15,19 +15,28 @@ arithmetic in each lane:
 Only round-to-nearest-even is modelled, with subnormal numbers kept: generated code runs with
 the default MXCSR. A NaN result is *a* NaN: sign and payload are not modelled.
 
+Instructions for low precision follow: `widened_fma` extends factors before it multiplies them,
+`dot_bf16` flushes subnormal numbers as `vdpbf16ps` does whatever MXCSR says, and `dot_int8` adds
+integers modulo 2^32. `rounded` is the conversion to a narrower type, rounded once.
+
 Sources:
     S. Boldo, G. Melquiond: Emulation of a FMA and correctly rounded sums: proved algorithms
     using rounding to odd. IEEE Transactions on Computers 57(4), 2008, sections 3 and 4.
     T. J. Dekker: A floating-point technique for extending the available precision. Numerische
     Mathematik 18, 1971 (product and splitting, the latter due to Veltkamp).
     D. E. Knuth: The Art of Computer Programming, volume 2, section 4.2.2 (TwoSum).
+    Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: VDPBF16PS,
+    VCVTNEPS2BF16, VPDPBUSD, PMADDWD; volume 1, section 4.9.1.5: what is tiny is decided after
+    rounding.
 
 This module imports no target table, so a test may hold the tables against it.
 """
 
 import math
 from fractions import Fraction
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -173,3 +182,102 @@ def _fma_exactly(c: float, a: float, b: float) -> float:
         return exact.numerator / exact.denominator  # Python rounds this division correctly
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
+
+
+# ---- Low precision ----------------------------------------------------------------------------
+
+_SMALLEST_NORMAL = np.array(2.0**-126)
+"""Of float32 and of bfloat16, which have exponents of one width."""
+
+_TINY = np.array(2.0**-126 - 2.0**-151)
+"""Smaller sums are still below the normal range when they are rounded to 24 bits; this one itself
+lies in the middle, and is rounded up to an even number."""
+
+_NARROW = tuple(np.dtype(t) for t in (ml_dtypes.bfloat16, np.float16))
+"""Types whose numbers float32 has too."""
+
+
+def widened_fma(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """`fma` of factors that are extended to the accumulator's type first, which is exact.
+
+    Args:
+        acc: the addend, float32 or float64.
+        lhs: one factor, of a type whose numbers the accumulator's type has too.
+        rhs: the other factor.
+
+    Returns:
+        The sums, in the shape that the three operands broadcast to.
+    """
+    return fma(acc, lhs.astype(acc.dtype), rhs.astype(acc.dtype))
+
+
+def dot_bf16(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """`vdpbf16ps`: the odd element's product is added to the sum, then the even element's.
+
+    Each is a fused multiply-add of float32, rounded to nearest even, that takes subnormal operands
+    for zeros and turns subnormal results into zeros of their sign, MXCSR notwithstanding. Zen 4
+    computes just what Intel's manual says, bit for bit.
+
+    Args:
+        acc: float32, (...).
+        lhs: bfloat16, (..., 2).
+        rhs: bfloat16, (..., 2).
+
+    Returns:
+        The sums, float32, (...).
+    """
+    with np.errstate(all="ignore"):
+        total = _flushed(acc.astype(np.float64))
+        a, b = (_flushed(factor.astype(np.float64)) for factor in (lhs, rhs))
+        for element in (1, 0):
+            # Exact, as in `_fma_f32`; what is tiny is decided by the sum before it is rounded.
+            exact = _sum_to_odd(a[..., element] * b[..., element], total)
+            single = exact.astype(np.float32).astype(np.float64)
+            total = np.where(np.abs(exact) < _TINY, np.copysign(_ZERO, exact), single)
+        return np.asarray(total.astype(np.float32))
+
+
+def _flushed(values: _F64) -> _F64:
+    """Numbers below float32's normal range as zeros of their sign."""
+    subnormal = np.abs(values) < _SMALLEST_NORMAL
+    return np.where(subnormal, np.copysign(_ZERO, values), values)
+
+
+def dot_int8(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """A sum of products of integers, modulo 2^32: `vpdpbusd`, and `vpmaddwd` with `vpaddd`.
+
+    Args:
+        acc: int32, (...).
+        lhs: integers of 8 or 16 bits, of either sign, (..., k), or (...) for one product.
+        rhs: the same.
+
+    Returns:
+        The sums, int32, (...).
+    """
+    products = lhs.astype(np.int64) * rhs.astype(np.int64)
+    if products.ndim > acc.ndim:
+        products = products.sum(axis=-1)
+    return np.asarray((acc.astype(np.int64) + products).astype(np.int32))
+
+
+def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Floating-point numbers in another type, rounded once to nearest even where it is narrower.
+
+    Subnormal numbers are kept. The instruction `vcvtneps2bf16` turns those of bfloat16 into zeros:
+    what it gives is up to 2^-126 smaller, and nothing else is different.
+    """
+    with np.errstate(all="ignore"):
+        if dtype in _NARROW and values.dtype not in (*_NARROW, np.dtype(np.float32)):
+            # ml_dtypes, and numpy with longdouble, would round twice on the way: see `_fma_f32`.
+            values = _odd_f32(np.asarray(values))
+        return np.asarray(values.astype(dtype))
+
+
+def _odd_f32(values: npt.NDArray[Any]) -> Array:
+    """Numbers of a wider type rounded to odd in float32."""
+    single = np.asarray(values.astype(np.float32))
+    back = single.astype(values.dtype)
+    even = (single.view(np.int32) & np.int32(1)) == 0
+    towards = np.where(back < values, np.float32(np.inf), np.float32(-np.inf))
+    # Of an overflow the largest number is the odd neighbour, and it still rounds to infinity.
+    return np.where((back != values) & even, np.nextafter(single, towards), single)

@@ -1,18 +1,25 @@
-"""Intel Skylake server (2017) and its kin Cascade Lake: the table.
+"""Intel Skylake server (2017): the table, from which those of its kin are derived.
 
 Both 512-bit FMA units are assumed (ports 0+1 fused, and 5): Xeon Gold 6xxx and Platinum; Bronze,
 Silver and most Gold 5xxx have one.
 
 Sources: Intel 64 and IA-32 Architectures Optimization Reference Manual (cited: OM), "Skylake Server
-Microarchitecture"; uops.info (VFMADD231PS ZMM, VPERMT2PS ZMM); Agner Fog, microarchitecture.pdf.
+Microarchitecture"; uops.info (VFMADD231PS ZMM, VPERMT2PS ZMM, VPMADDWD ZMM, VPADDD ZMM); Agner Fog,
+microarchitecture.pdf.
 """
 
 from nkdsl.targets.model import Cache, Target
-from nkdsl.targets.x86 import KEEP_ZMM, LEVEL_V4, fma_entry
+from nkdsl.targets.x86 import (
+    KEEP_ZMM,
+    LEVEL_V4,
+    fma_entry,
+    madd_int8_entries,
+    widening_fma_entry,
+)
 
 SKYLAKE_AVX512 = Target(
     name="skylake-avx512",
-    description="Intel Skylake and Cascade Lake servers: AVX-512, two 512-bit FMA units",
+    description="Intel Skylake servers: AVX-512, two 512-bit FMA units",
     cpu="skylake-avx512",
     features=LEVEL_V4,
     tuning=KEEP_ZMM,
@@ -25,6 +32,9 @@ SKYLAKE_AVX512 = Target(
         fma_entry("f64", 512, latency=4, per_cycle=2.0),
         fma_entry("f32", 256, latency=4, per_cycle=2.0),  # ports 0 and 1
         fma_entry("f64", 256, latency=4, per_cycle=2.0),
+        widening_fma_entry("f16", 512, latency=4, per_cycle=2.0),
+        widening_fma_entry("bf16", 512, latency=4, per_cycle=2.0),
+        *madd_int8_entries(512, latency=1, per_cycle=1.0),  # both on ports 0 and 5
     ),
     loads_per_cycle=2.0,  # ports 2 and 3, 64 bytes each
     stores_per_cycle=1.0,  # port 4, 64 bytes

@@ -1,15 +1,16 @@
 """Any core with AVX2 and FMA, with the numbers of Haswell and Skylake clients: the table.
 
 It must do well on cores that differ, so each number is the less favourable one: the FMA latency
-of Haswell and Zen 2 (5; Skylake and Zen 3 have 4), the L2 of Skylake clients (256 KiB).
+of Haswell and Zen 2 (5; Skylake and Zen 3 have 4), the L2 of Skylake clients (256 KiB), the one
+integer multiplier of Haswell and Zen 2 (Skylake and Zen 3 have two).
 
 Sources: Intel 64 and IA-32 Architectures Optimization Reference Manual (cited: OM), "Haswell
-Microarchitecture" and "Skylake Client Microarchitecture"; uops.info (VFMADD231PS YMM);
-Agner Fog, microarchitecture.pdf.
+Microarchitecture" and "Skylake Client Microarchitecture"; uops.info (VFMADD231PS YMM, VPMADDWD
+YMM); Agner Fog, microarchitecture.pdf.
 """
 
 from nkdsl.targets.model import Cache, Target
-from nkdsl.targets.x86 import LEVEL_V3, fma_entry
+from nkdsl.targets.x86 import LEVEL_V3, fma_entry, madd_int8_entries, widening_fma_entry
 
 X86_64_V3 = Target(
     name="x86-64-v3",
@@ -23,6 +24,9 @@ X86_64_V3 = Target(
     instructions=(
         fma_entry("f32", 256, latency=5, per_cycle=2.0),  # ports 0 and 1
         fma_entry("f64", 256, latency=5, per_cycle=2.0),
+        widening_fma_entry("f16", 256, latency=5, per_cycle=2.0),
+        widening_fma_entry("bf16", 256, latency=5, per_cycle=2.0),
+        *madd_int8_entries(256, latency=1, per_cycle=1.0),  # vpmaddwd: port 0 alone
     ),
     loads_per_cycle=2.0,  # ports 2 and 3, 32 bytes each
     stores_per_cycle=1.0,  # port 4, 32 bytes

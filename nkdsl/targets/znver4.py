@@ -9,7 +9,15 @@ Sources: AMD Software Optimization Guide for the Zen 4 Microarchitecture (57647)
 """
 
 from nkdsl.targets.model import Cache, Target
-from nkdsl.targets.x86 import AMD_AVX512, KEEP_ZMM, LEVEL_V4, fma_entry
+from nkdsl.targets.x86 import (
+    AMD_AVX512,
+    KEEP_ZMM,
+    LEVEL_V4,
+    dot_bf16_entry,
+    dot_int8_entries,
+    fma_entry,
+    widening_fma_entry,
+)
 
 ZNVER4 = Target(
     name="znver4",
@@ -26,6 +34,10 @@ ZNVER4 = Target(
         fma_entry("f64", 512, latency=4, per_cycle=1.0),
         fma_entry("f32", 256, latency=4, per_cycle=2.0),
         fma_entry("f64", 256, latency=4, per_cycle=2.0),
+        dot_bf16_entry(512, latency=6, per_cycle=1.0),
+        widening_fma_entry("f16", 512, latency=4, per_cycle=1.0),
+        widening_fma_entry("bf16", 512, latency=4, per_cycle=1.0),
+        *dot_int8_entries(512, latency=4, per_cycle=1.0),
     ),
     loads_per_cycle=1.0,  # two of 32 bytes
     stores_per_cycle=0.5,  # one of 32 bytes

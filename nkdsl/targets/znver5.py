@@ -7,7 +7,15 @@ microarchitecture.pdf, "AMD Zen 5". Rates of L2 and beyond are what kernels sust
 """
 
 from nkdsl.targets.model import Cache, Target
-from nkdsl.targets.x86 import AMD_AVX512, KEEP_ZMM, LEVEL_V4, fma_entry
+from nkdsl.targets.x86 import (
+    AMD_AVX512,
+    KEEP_ZMM,
+    LEVEL_V4,
+    dot_bf16_entry,
+    dot_int8_entries,
+    fma_entry,
+    widening_fma_entry,
+)
 
 ZNVER5 = Target(
     name="znver5",
@@ -24,6 +32,11 @@ ZNVER5 = Target(
         fma_entry("f64", 512, latency=4, per_cycle=2.0),
         fma_entry("f32", 256, latency=4, per_cycle=2.0),
         fma_entry("f64", 256, latency=4, per_cycle=2.0),
+        # Both start as often as FMAs: kernels reach twice, and four times, the rate of f32.
+        dot_bf16_entry(512, latency=6, per_cycle=2.0),
+        widening_fma_entry("f16", 512, latency=4, per_cycle=2.0),
+        widening_fma_entry("bf16", 512, latency=4, per_cycle=2.0),
+        *dot_int8_entries(512, latency=4, per_cycle=2.0),
     ),
     loads_per_cycle=2.0,  # 64 bytes each
     stores_per_cycle=1.0,  # 64 bytes

@@ -149,8 +149,8 @@ def test_an_error_names_the_operation_that_it_came_from() -> None:
 
 
 def test_an_operation_without_a_rule_is_refused() -> None:
-    with pytest.raises(ExecutionError, match=r"'memref.alloc' has no rule"):
-        execute("", "%m = memref.alloc() : memref<2xf32>")
+    with pytest.raises(ExecutionError, match=r"'memref.alloca' has no rule"):
+        execute("", "%m = memref.alloca() : memref<2xf32>")
 
 
 def test_operations_are_counted() -> None:

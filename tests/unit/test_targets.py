@@ -84,37 +84,96 @@ def test_tables_have_an_accumulator_block_that_hides_the_latency(target: Target)
     assert any(mr * nv + min(mr, nv) + 1 <= target.plannable_registers for mr, nv in blocks)
 
 
+@each_table
+@pytest.mark.parametrize("lhs", ["bf16", "f16", "u8", "s8"])
+def test_table_multiplies_low_precision_with_its_widest_registers(target: Target, lhs: str) -> None:
+    widest = max(i.bits for i in target.instructions)
+    for rhs in ("u8", "s8") if lhs.endswith("8") else (lhs,):
+        found = target.instruction_for(element_type(lhs), element_type(rhs))
+        assert found.bits == widest
+        assert found.accumulator == element_type(lhs).sums
+
+
+@each_entry
+def test_what_flips_signs_has_an_instruction_to_execute(target, instruction) -> None:
+    for role in ("lhs", "rhs"):
+        executed = target.executed(instruction, role)
+        assert not executed.flips
+        assert (executed is instruction) == (not instruction.flips)
+
+
 @each_entry
 def test_llvm_selects_the_instruction_at_its_full_width(target, instruction, capfd) -> None:
-    assembly = emit_assembly(target, fma_function(instruction))
-    assert len(re.findall(rf"\b{instruction.mnemonic}", assembly)) == 1
-    register = {128: "xmm", 256: "ymm", 512: "zmm"}[instruction.bits]
-    assert re.search(rf"{instruction.mnemonic}.*%{register}", assembly)
+    executed = target.executed(instruction, "lhs")
+    assembly = emit_assembly(target, function_of(executed))
+    assert len(re.findall(rf"\b{executed.mnemonic}", assembly)) == 1
+    register = {128: "xmm", 256: "ymm", 512: "zmm"}[executed.bits]
+    assert re.search(rf"{executed.mnemonic}.*%{register}", assembly)
     assert "not a recognized" not in capfd.readouterr().err, "LLVM knows the cpu and its features"
 
 
 @each_entry
-def test_semantics_accumulate_a_product(target, instruction) -> None:
-    acc, lhs, rhs = (
-        np.full(instruction.lanes, x, dtype=instruction.accumulator_type.dtype) for x in (1, 2, 3)
+def test_semantics_accumulate_products(target, instruction) -> None:
+    lanes, k = instruction.lanes, instruction.k
+    acc = np.full(lanes, 1, dtype=instruction.accumulator_type.dtype)
+    lhs, rhs = (
+        np.full((lanes, k) if k > 1 else lanes, number, dtype=element_type(name).dtype)
+        for name, number in zip(instruction.operands, (2, 3), strict=True)
     )
-    np.testing.assert_array_equal(instruction.semantics(acc, lhs, rhs), np.full_like(acc, 7))
+    np.testing.assert_array_equal(
+        instruction.semantics(acc, lhs, rhs), np.full_like(acc, 1 + 6 * k)
+    )
 
 
-def fma_function(instruction) -> str:
-    scalar = {"f32": "float", "f64": "double"}[instruction.operand]
-    vector = f"<{instruction.lanes} x {scalar}>"
-    intrinsic = f"@llvm.fma.v{instruction.lanes}{instruction.operand}"
+def test_factors_of_one_type_may_both_come_from_memory_of_two_the_last_one() -> None:
+    plain, swapped = (get_target("alderlake").instruction(f"dot.{i}x8") for i in ("u8s8", "s8u8"))
+    assert (plain.from_memory, swapped.from_memory) == (("rhs",), ("lhs",))
+    both = get_target("arrowlake").instruction("dot.s8s8x8")
+    assert both.from_memory == ("lhs", "rhs")
+
+
+def test_only_lanes_of_four_bytes_are_masked_without_mask_registers() -> None:
+    assert [get_target(t).smallest_masked for t in ("znver4", "x86-64-v3")] == [1, 4]
+
+
+LLVM_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat", "f16": "half"}
+
+
+def function_of(instruction) -> str:
+    """LLVM IR with one instruction in it, and what extends its factors or adds its products."""
+    lanes, k = instruction.lanes, instruction.k
+    sums = f"<{lanes} x {LLVM_TYPES.get(instruction.accumulator, 'i32')}>"
+    stored = f"<{lanes * k} x {LLVM_TYPES.get(instruction.operand, 'i8')}>"
+    taken, extended = stored, ("%y", "%z")
+    lines: list[str] = []
+    if instruction.widened:
+        taken = f"<{lanes * k} x {LLVM_TYPES.get(instruction.widened, instruction.widened)}>"
+        extended = "%yy", "%zz"
+        for name, factor in zip(("y", "z"), instruction.operands, strict=True):
+            cast = {"u8": "zext", "s8": "sext"}.get(factor, "fpext")
+            lines.append(f"%{name}{name} = {cast} {stored} %{name} to {taken}")
+    given = {"acc": f"{sums} %x", "lhs": f"{taken} {extended[0]}", "rhs": f"{taken} {extended[1]}"}
+    if instruction.upstream == "vector.fma":
+        intrinsic = f"llvm.fma.v{lanes}{instruction.accumulator}"
+        order = ["lhs", "rhs", "acc"]
+    else:
+        intrinsic, order = instruction.upstream, instruction.order.split(", ")
+    arguments = ", ".join(given[name] for name in order)
+    types = ", ".join(given[name].rpartition(" ")[0] for name in order)
+    lines.append(f"%p = call {sums} @{intrinsic}({arguments})")
+    lines.append(f"%r = add {sums} %p, %x" if instruction.adds_apart else "")
+    result = "%r" if instruction.adds_apart else "%p"
+    body = "\n          ".join(lines)
     return f"""
         define void @f(ptr %c, ptr %a, ptr %b) {{
-          %x = load {vector}, ptr %c, align 4
-          %y = load {vector}, ptr %a, align 4
-          %z = load {vector}, ptr %b, align 4
-          %r = call {vector} {intrinsic}({vector} %y, {vector} %z, {vector} %x)
-          store {vector} %r, ptr %c, align 4
+          %x = load {sums}, ptr %c, align 1
+          %y = load {stored}, ptr %a, align 1
+          %z = load {stored}, ptr %b, align 1
+          {body}
+          store {sums} {result}, ptr %c, align 1
           ret void
         }}
-        declare {vector} {intrinsic}({vector}, {vector}, {vector})
+        declare {sums} @{intrinsic}({types})
     """
 
 
@@ -257,7 +316,9 @@ def test_host_is_a_table_that_this_cpu_can_run() -> None:
     ("cpu", "table"),
     [
         (machine("skylake-avx512", "skylake-avx512"), "skylake-avx512"),
-        (machine("cascadelake", "skylake-avx512"), "skylake-avx512"),
+        (machine("cascadelake", "cascadelake"), "cascadelake"),
+        (machine("cooperlake", "cooperlake"), "cooperlake"),
+        (machine("icelake-server", "cascadelake"), "cascadelake"),
         (machine("znver4", "znver4"), "znver4"),
         (machine("znver5", "znver5"), "znver5"),
         (machine("graniterapids", "sapphirerapids"), "sapphirerapids"),
@@ -265,8 +326,13 @@ def test_host_is_a_table_that_this_cpu_can_run() -> None:
         (machine("znver6", "znver5", "sapphirerapids"), "znver5"),
         (machine("haswell", "x86-64-v3"), "x86-64-v3"),
         (machine("znver3", "x86-64-v3"), "x86-64-v3"),
+        (machine("alderlake", "alderlake"), "alderlake"),
+        (machine("raptorlake", "alderlake"), "alderlake"),
+        (machine("arrowlake", "arrowlake"), "arrowlake"),
+        (machine("sierraforest", "sierraforest"), "sierraforest"),
         # A virtual machine that hides features of the processor it names.
         (machine("znver5", "skylake-avx512"), "skylake-avx512"),
+        (machine("cascadelake", "skylake-avx512"), "skylake-avx512"),
         (machine("sapphirerapids", "x86-64-v3"), "x86-64-v3"),
     ],
     ids=lambda x: x if isinstance(x, str) else x.name,

@@ -239,7 +239,7 @@ func.func @gemm_tensor(%a: tensor<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: 'from zero' is either always or decided at run time
 func.func @gemm_from_zero(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %first: i1) {
-  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
   func.return
 }
 
@@ -255,7 +255,7 @@ func.func @gemm_first_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -263,7 +263,7 @@ func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_alpha(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %beta: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -277,9 +277,9 @@ func.func @gemm_scale(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf
 
 // -----
 
-// CHECK: Operation does not verify: alpha and beta have the element type of the result, not f64
+// CHECK: Operation does not verify: alpha and beta have the element type of the sums, not f64
 func.func @gemm_scale_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f64, %beta: f64) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
   func.return
 }
 
@@ -295,7 +295,7 @@ func.func @gemm_plan(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: extra operands need an epilogue that uses them
 func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -303,7 +303,7 @@ func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: expected one map an operand, 3, got 0
 func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -311,15 +311,23 @@ func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: all maps must have the same iterators and no symbols
 func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
 // -----
 
-// CHECK: Operation does not verify: maps must be linear, got (d0, d1, d2) -> (d0, (d1 floordiv 2))
-func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+// CHECK: Operation does not verify: maps must be linear, or cut k into groups, got (d0, d1, d2) -> (d0, (d1 ceildiv 2))
+func.func @gemm_map_ceildiv(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 ceildiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: groups need two indices, k floordiv and k mod the same number
+func.func @gemm_map_half_a_group(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -327,7 +335,7 @@ func.func @gemm_map_linear(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: iterator d3 has no kind: b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs
 func.func @gemm_map_kind(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -399,7 +407,7 @@ func.func @epilogue_empty(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: Region 'epilogue' at position 0 expected a single block, but got 0 blocks
 func.func @epilogue_empty_generic(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -418,7 +426,7 @@ func.func @epilogue_blocks(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // -----
 
-// CHECK: Operation does not verify: 'nanokernel.yield' expects parent op 'nanokernel.gemm'
+// CHECK: Operation does not verify: 'nanokernel.yield' expects parent op to be one of 'nanokernel.gemm', 'nanokernel.store'
 func.func @yield_parent(%s: f32) {
   nanokernel.yield %s : f32
 }
@@ -441,7 +449,7 @@ func.func @load_dims(%c: memref<16x96xf32>, %i: index) {
 
 // -----
 
-// CHECK: dimensions are tagged m, n or k, not row
+// CHECK: dimensions are tagged m, n, k or g, not row
 func.func @load_tag(%c: memref<16x96xf32>, %i: index) {
   %r = nanokernel.load %c[row: %i, n: %i] : memref<16x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
   func.return
@@ -515,7 +523,7 @@ func.func @store_tail_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memre
 
 // CHECK: Operation does not verify: beta comes with alpha, and says what 'accumulate' would
 func.func @store_beta_alone(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %beta: f32) {
-  "nanokernel.store"(%x, %beta, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 0, 1, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f32, memref<16x96xf32>, index, index) -> ()
+  "nanokernel.store"(%x, %beta, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 0, 1, 0, 0, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f32, memref<16x96xf32>, index, index) -> ()
   func.return
 }
 
@@ -531,7 +539,7 @@ func.func @store_beta_accumulate(%x: !nanokernel.block<8x48xf32, lanes = n>, %c:
 
 // CHECK: Operation does not verify: alpha and beta have the element type of the block, f32, not f64
 func.func @store_alpha_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %c: memref<16x96xf32>, %i: index, %alpha: f64) {
-  "nanokernel.store"(%x, %alpha, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 1, 0, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f64, memref<16x96xf32>, index, index) -> ()
+  "nanokernel.store"(%x, %alpha, %c, %i, %i) <{dims = "mn", operandSegmentSizes = array<i32: 1, 0, 1, 0, 0, 0, 1, 2>}> : (!nanokernel.block<8x48xf32, lanes = n>, f64, memref<16x96xf32>, index, index) -> ()
   func.return
 }
 
@@ -577,7 +585,7 @@ func.func @step_tag_missing(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memr
 
 // -----
 
-// CHECK: Operation does not verify: dimensions may be tagged m and k, each once; got 'nk'
+// CHECK: Operation does not verify: dimensions may be tagged m and k and g, each once; got 'nk'
 func.func @step_tag(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
   %r = nanokernel.step %x, %a[n: %i, k: %i], %b[k: %i, n: %i] depth 2 using "fma.f32x16" : memref<16x64xf32>, memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
   func.return
@@ -587,7 +595,7 @@ func.func @step_tag(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64
 
 // CHECK: Operation does not verify: the result must have the accumulator's type !nanokernel.block<8x48xf32, lanes = n>
 func.func @step_result(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
-  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i64, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x32xf32, lanes = n>
+  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i64, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x32xf32, lanes = n>
   func.return
 }
 
@@ -595,7 +603,7 @@ func.func @step_result(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16
 
 // CHECK: Operation does not verify: Expected attribute i64 but got i32
 func.func @step_depth_type(%x: !nanokernel.block<8x48xf32, lanes = n>, %a: memref<16x64xf32>, %b: memref<64x96xf32>, %i: index) {
-  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i32, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
+  %r = "nanokernel.step"(%x, %a, %i, %i, %b, %i, %i) <{depth = 1 : i32, instruction = "fma.f32x16", lhs_dims = "mk", rhs_dims = "kn", operandSegmentSizes = array<i32: 1, 1, 2, 1, 2, 0, 0, 0>}> : (!nanokernel.block<8x48xf32, lanes = n>, memref<16x64xf32>, index, index, memref<64x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
   func.return
 }
 
@@ -649,7 +657,7 @@ func.func @pack_tag_missing(%b: memref<64x96xf32>, %w: memref<64x48xf32>, %i: in
 
 // -----
 
-// CHECK: Operation does not verify: a panel is a contiguous K×W memref, not memref<64xf32>
+// CHECK: Operation does not verify: a panel is a contiguous K×W or K×W×G memref, not memref<64xf32>
 func.func @pack_rank(%b: memref<64x96xf32>, %w: memref<64xf32>, %i: index) {
   nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<64xf32>
   func.return
@@ -657,7 +665,7 @@ func.func @pack_rank(%b: memref<64x96xf32>, %w: memref<64xf32>, %i: index) {
 
 // -----
 
-// CHECK: Operation does not verify: a panel is a contiguous K×W memref, not memref<64x48xf32, strided<[64, 1]>>
+// CHECK: Operation does not verify: a panel is a contiguous K×W or K×W×G memref, not memref<64x48xf32, strided<[64, 1]>>
 func.func @pack_layout(%b: memref<64x96xf32>, %w: memref<64x48xf32, strided<[64, 1]>>, %i: index) {
   nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<64x48xf32, strided<[64, 1]>>
   func.return
@@ -673,7 +681,7 @@ func.func @pack_small(%b: memref<64x96xf32>, %w: memref<64x32xf32>, %i: index) {
 
 // -----
 
-// CHECK: Operation does not verify: a panel is a contiguous K×W memref, not memref<64x?xf32>
+// CHECK: Operation does not verify: a panel is a contiguous K×W or K×W×G memref, not memref<64x?xf32>
 func.func @pack_dynamic(%b: memref<64x96xf32>, %w: memref<64x?xf32>, %i: index) {
   nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<64x?xf32>
   func.return
@@ -729,7 +737,7 @@ func.func @pack_lanes_tag(%b: memref<64x96xf32>, %w: memref<50x64xf32>, %i: inde
 
 // -----
 
-// CHECK: Operation does not verify: a panel has the element type of its source, f32, not f64
+// CHECK: Operation does not verify: a panel has the element type of its source, f32
 func.func @pack_element(%b: memref<64x96xf32>, %w: memref<64x48xf64>, %i: index) {
   nanokernel.pack %b[k: %i, n: %i] extents 64 x 48 into %w : memref<64x96xf32>, memref<64x48xf64>
   func.return

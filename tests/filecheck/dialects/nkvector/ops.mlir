@@ -28,7 +28,7 @@ func.func @load_strided(%a: memref<?x?xf64, strided<[1, ?], offset: ?>>, %i: ind
 // GENERIC: sym_name = "broadcast_load"
 func.func @broadcast_load(%a: memref<64x256xf32>, %s: memref<f32>, %i: index, %k: index) {
   // CHECK: nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
-  // GENERIC: "nkvector.broadcast_load"(%a, %i, %k) <{offsets = array<i64: 1, 0>}>
+  // GENERIC: "nkvector.broadcast_load"(%a, %i, %k) <{offsets = array<i64: 1, 0>, operandSegmentSizes = array<i32: 0, 1, 2>}>
   %a0 = nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
   // CHECK: nkvector.broadcast_load %s[] : memref<f32>, vector<16xf32>
   %s0 = nkvector.broadcast_load %s[] : memref<f32>, vector<16xf32>

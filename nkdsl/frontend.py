@@ -2,7 +2,9 @@
 
 Every parsed operation remembers its line and column, so that a pass that refuses it can say where
 it stands. Named linalg ops that xDSL can't parse (linalg.batch_matmul, a linalg.matmul with maps of
-its own, ...) are first generalized by mlir-opt.
+its own, ...) are first generalized by mlir-opt. A linalg.matmul of narrow factors into wide sums
+gets the conversions that MLIR gives it and xDSL forgets. Programs whose functions take tensors are
+bufferized (see `nkdsl.bufferize`).
 """
 
 import re
@@ -11,23 +13,27 @@ from io import StringIO
 from pathlib import Path
 
 from xdsl.context import Context
-from xdsl.dialects import get_all_dialects
+from xdsl.dialects import arith, get_all_dialects
 from xdsl.dialects.builtin import (
+    AnyFloat,
     FileLineColLoc,
     IntAttr,
+    IntegerType,
     ModuleOp,
     StringAttr,
     UnknownLoc,
     UnregisteredOp,
 )
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.dialects.linalg.ops import MatmulOp, YieldOp
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.parser import Parser
 from xdsl.printer import Printer
-from xdsl.utils.exceptions import ParseError, VerifyException
+from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 
 from nkdsl.backends.mlir import run_mlir_opt
+from nkdsl.bufferize import bufferize, takes_tensors
 from nkdsl.diagnostics import source_position
-from nkdsl.errors import InvalidInput
+from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.universe import NKDSL_UNIVERSE
 
 Source = str | Path | ModuleOp
@@ -35,6 +41,8 @@ Source = str | Path | ModuleOp
 NATIVE_LINALG = frozenset({"matmul", "generic", "fill", "yield", "index"})
 """The linalg ops that xDSL reads and prints faithfully; others are generalized first."""
 
+NATIVE_TENSOR = frozenset({"empty", "dim", "cast"})
+"""The tensor ops that xDSL reads; with others, mlir-opt prints the program in generic form."""
 
 _STRINGS = re.compile(
     r"""
@@ -67,11 +75,67 @@ class LocatingParser(Parser):
         """Parse one operation and note where it began."""
         span = self._current_token.span
         op = super().parse_operation()
+        if isinstance(op, MatmulOp) and not _converts_factors(op):
+            self.raise_error(
+                "xDSL doesn't know how linalg.matmul converts "
+                f"{', '.join(str(a.type) for a in op.body.block.args)}; write it as "
+                "linalg.generic (mlir-opt --linalg-generalize-named-ops)",
+                span.start,
+                span.end,
+            )
         if isinstance(op.location, UnknownLoc):
             line, column = _line_and_column(span.input.content, span.start)
             name = StringAttr(span.input.name)
             op.location = FileLineColLoc(name, IntAttr(line), IntAttr(column))
         return op
+
+
+def _converts_factors(op: MatmulOp) -> bool:
+    """Let a product's body extend its factors to the sum's type; False where that can't be.
+
+    The body that xDSL makes of the custom form takes them as they are.
+    """
+    *factors, out = op.body.block.args
+    first = op.body.block.first_op
+    if not isinstance(first, arith.MulfOp | arith.MuliOp) or first.lhs not in factors:
+        return True  # in generic form the body says it all
+    if all(factor.type == out.type for factor in factors):
+        return True
+    body = _extending_body([factor.type for factor in factors], out.type)
+    if body is None:
+        return False
+    op.body.detach_block(op.body.block)
+    op.body.add_block(body)
+    return True
+
+
+def _extending_body(factors: Sequence[Attribute], out: Attribute) -> Block | None:
+    """The body of a product that extends its factors; None where something else is needed."""
+    body = Block(arg_types=[*factors, out])
+    *arguments, sums = body.args
+    lhs, rhs = (_extended(argument, out) for argument in arguments)
+    if lhs is None or rhs is None:
+        return None
+    product: Operation
+    total: Operation
+    if isinstance(out, AnyFloat):
+        product = arith.MulfOp(lhs, rhs)
+        total = arith.AddfOp(sums, product)
+    else:
+        product = arith.MuliOp(lhs, rhs)
+        total = arith.AddiOp(sums, product)
+    body.add_ops([lhs, rhs, product, total, YieldOp(total)])
+    return body
+
+
+def _extended(value: SSAValue, wide: Attribute) -> Operation | None:
+    """What extends a number to a type, with its sign; None where nothing does."""
+    narrow = value.type
+    if isinstance(narrow, AnyFloat) and isinstance(wide, AnyFloat):
+        return arith.ExtFOp(value, wide) if narrow.bitwidth < wide.bitwidth else None
+    if isinstance(narrow, IntegerType) and isinstance(wide, IntegerType):
+        return arith.ExtSIOp(value, wide) if narrow.bitwidth < wide.bitwidth else None
+    return None
 
 
 def _line_and_column(text: str, position: int) -> tuple[int, int]:
@@ -104,15 +168,24 @@ def read_source(source: str | Path) -> tuple[str, str]:
 
 
 def load(source: Source, context: Context) -> ModuleOp:
-    """Parse and verify a program.
+    """Parse and verify a program; functions on tensors take memrefs afterwards.
 
     Raises:
         InvalidInput: naming file, line and column of what is wrong.
+        ToolNotFound: where mlir-opt is missing and the program needs it.
+        Unsupported: for a function on tensors that can't be bufferized.
     """
     if isinstance(source, ModuleOp):
-        return source.clone()
-    text, name = read_source(source)
-    return parse(generalized(text, name), name, context)
+        name, module = "<module>", source.clone()
+    else:
+        text, name = read_source(source)
+        module = parse(generalized(text, name), name, context)
+    if not takes_tensors(module):
+        return module
+    try:
+        return bufferize(module, lambda text: parse(text, name, context), name)
+    except DiagnosticException as error:
+        raise Unsupported(str(error)) from error
 
 
 def parse(text: str, name: str, context: Context) -> ModuleOp:
@@ -167,10 +240,12 @@ def generalized(text: str, name: str) -> str:
 def _needs_generalizing(text: str) -> bool:
     uncommented = re.sub(r"//[^\n]*", "", text)
     named = set(re.findall(r"\blinalg\.([a-z_0-9]+)", uncommented))
+    on_tensors = set(re.findall(r"\btensor\.([a-z_0-9]+)", uncommented))
     attributes = {"iterator_type", "index"}
     # xDSL reads maps of a matmul in generic form only.
     mapped = re.search(r"\blinalg\.matmul\s+indexing_maps\b", uncommented)
-    return mapped is not None or bool(named - NATIVE_LINALG - attributes)
+    foreign = named - NATIVE_LINALG - attributes or on_tensors - NATIVE_TENSOR
+    return mapped is not None or bool(foreign)
 
 
 class TextPrinter(Printer):

@@ -15,8 +15,12 @@ from nkdsl.targets import get_target, use_target
 from nkdsl.targets.model import Target
 from nkdsl.transforms.block import BlockPass
 from nkdsl.transforms.compose import ComposePass
+from nkdsl.transforms.expand_math import ExpandMathPass
+from nkdsl.transforms.fold_transposes import FoldTransposesPass
+from nkdsl.transforms.fuse_epilogues import FuseEpiloguesPass
 from nkdsl.transforms.linalg_to_nanokernel import LinalgToNanokernelPass
 from nkdsl.transforms.lower_to_upstream import LowerToUpstreamPass
+from nkdsl.transforms.place_buffers import PlaceBuffersPass
 from nkdsl.transforms.plan import PlanPass
 from nkdsl.transforms.unroll import UnrollPass
 
@@ -29,13 +33,21 @@ class Level:
     passes: tuple[ModulePass, ...]
 
 
+RAISING: tuple[ModulePass, ...] = (
+    LinalgToNanokernelPass(),
+    FoldTransposesPass(),
+    FuseEpiloguesPass(),
+)
+"""What makes whole products of linalg operations."""
+
+
 def pipeline(target: str, threads: int = 1) -> tuple[Level, ...]:
     """The levels from linalg to the upstream dialects, top to bottom."""
     return (
         Level("linalg", ()),
-        Level("nanokernel", (LinalgToNanokernelPass(), PlanPass(target, threads=threads))),
-        Level("blocked", (BlockPass(),)),
-        Level("composed", (ComposePass(),)),
+        Level("nanokernel", (*RAISING, PlanPass(target, threads=threads))),
+        Level("blocked", (ExpandMathPass(), BlockPass())),
+        Level("composed", (ComposePass(), PlaceBuffersPass())),
         Level("nkvector", (UnrollPass(),)),
         Level("upstream", (LowerToUpstreamPass(),)),
     )

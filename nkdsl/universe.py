@@ -20,10 +20,34 @@ def _nkvector() -> Dialect:
     return NkVector
 
 
+def _bufferize() -> type[ModulePass]:
+    from nkdsl.bufferize import BufferizePass
+
+    return BufferizePass
+
+
 def _linalg_to_nanokernel() -> type[ModulePass]:
     from nkdsl.transforms.linalg_to_nanokernel import LinalgToNanokernelPass
 
     return LinalgToNanokernelPass
+
+
+def _fold_transposes() -> type[ModulePass]:
+    from nkdsl.transforms.fold_transposes import FoldTransposesPass
+
+    return FoldTransposesPass
+
+
+def _fuse_epilogues() -> type[ModulePass]:
+    from nkdsl.transforms.fuse_epilogues import FuseEpiloguesPass
+
+    return FuseEpiloguesPass
+
+
+def _expand_math() -> type[ModulePass]:
+    from nkdsl.transforms.expand_math import ExpandMathPass
+
+    return ExpandMathPass
 
 
 def _plan() -> type[ModulePass]:
@@ -44,6 +68,12 @@ def _compose() -> type[ModulePass]:
     return ComposePass
 
 
+def _place_buffers() -> type[ModulePass]:
+    from nkdsl.transforms.place_buffers import PlaceBuffersPass
+
+    return PlaceBuffersPass
+
+
 def _unroll() -> type[ModulePass]:
     from nkdsl.transforms.unroll import UnrollPass
 
@@ -59,10 +89,15 @@ def _lower_to_upstream() -> type[ModulePass]:
 NKDSL_UNIVERSE = Universe(
     all_dialects={"nanokernel": _nanokernel, "nkvector": _nkvector},
     all_passes={
+        "bufferize": _bufferize,
         "linalg-to-nanokernel": _linalg_to_nanokernel,
+        "fold-transposes": _fold_transposes,
+        "fuse-epilogues": _fuse_epilogues,
+        "expand-math": _expand_math,
         "plan": _plan,
         "block": _block,
         "compose": _compose,
+        "place-buffers": _place_buffers,
         "unroll": _unroll,
         "lower-to-upstream": _lower_to_upstream,
     },

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Gets the peers of `nkdsl bench gemm`: BLIS and libxsmm by apt-get, and an environment .venv-peers
-# beside .venv that holds torch (for MKL and oneDNN), MKL itself and JAX.
+# Gets the peers of `nkdsl bench gemm` and `bench mlp`: BLIS, libxsmm and g++ (for torch's compiler)
+# by apt-get, and an environment .venv-peers beside .venv that holds torch (for MKL and oneDNN), MKL
+# itself and JAX.
 #
 #   tools/peers.sh
 #
@@ -64,5 +65,6 @@ python_packages() {
 if command -v dpkg-query >/dev/null; then
   system_package libblis4-openmp
   system_package libxsmm-dev
+  system_package g++
 fi
 python_packages

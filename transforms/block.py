@@ -26,6 +26,11 @@ dimension isn't cut, a panel of the vector factor is packed right before its use
 stays in the caches; where sizes are known, by the first microkernel that reads it (`keep`), or by
 those that use the panel before it (`ahead`).
 
+An instruction that takes k in groups finds them in panels of groups; parts of the reduction end
+with whole groups, but for the last one. An epilogue goes with the microkernels if they see the
+whole reduction. If they don't, a block of sums is kept in the workspace until its reduction is
+over; then a loop over its registers makes results of it.
+
 Several threads share a product as a grid of parts of its rows and columns, never of the reduction:
 each calls one function, `@f_part`, with its number, and has a slice of the workspace of its own.
 
@@ -60,19 +65,31 @@ from nkdsl.diagnostics import refuse
 from nkdsl.dialects.nanokernel import (
     TARGET_ATTRIBUTE,
     WORKSPACE_ALIGNMENT,
+    BlockAccess,
+    BlockType,
     GemmOp,
+    LoadOp,
     MicrokernelOp,
     PackOp,
     PlanAttr,
+    StoreOp,
     WorkspaceOp,
+    group_index,
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
-from nkdsl.planner.blocking import SHARED_STEPS, sides_of, thread_grid
+from nkdsl.planner.blocking import SHARED_STEPS, accumulates_apart, sides_of, thread_grid
 from nkdsl.planner.cost import FACTORS
 from nkdsl.planner.problem import Problem, Role
 from nkdsl.planner.split import Run, extents_of, last_extent, split_evenly
-from nkdsl.transforms.compose import Schedule, enclosing_function, evaluate, schedule
+from nkdsl.transforms.compose import (
+    Schedule,
+    enclosing_function,
+    evaluate,
+    lone_dimension,
+    make_up_for_flips,
+    schedule,
+)
 from nkdsl.transforms.loops import Carried, LoopBuilder
 
 Bounds = tuple[int, int | None]
@@ -160,26 +177,40 @@ class Values:
     """What a product's op reads and writes, as the code around its blocks knows it."""
 
     memrefs: tuple[SSAValue, ...]
-    """lhs, rhs, out."""
+    """lhs, rhs, out and the extras."""
     first: SSAValue | None
     alpha: SSAValue | None
     beta: SSAValue | None
+    captured: tuple[SSAValue, ...]
+    """What the epilogue uses of the code around it."""
 
     @classmethod
     def of(cls, op: GemmOp) -> "Values":
         """The op's own operands."""
-        return cls((op.lhs, op.rhs, op.out), op.first, op.alpha, op.beta)
+        return cls(op.memrefs, op.first, op.alpha, op.beta, captured_by(op))
 
     @property
     def all(self) -> list[SSAValue]:
         """Those there are."""
         scalars = (self.first, self.alpha, self.beta)
-        return [*self.memrefs, *(value for value in scalars if value is not None)]
+        there = (value for value in scalars if value is not None)
+        return [*self.memrefs, *there, *self.captured]
 
     def replaced(self, new: Mapping[SSAValue, SSAValue]) -> "Values":
         """Others in their place."""
-        scalars = (v and new[v] for v in (self.first, self.alpha, self.beta))
-        return Values(tuple(new[v] for v in self.memrefs), *scalars)
+        first, alpha, beta = (v and new[v] for v in (self.first, self.alpha, self.beta))
+        memrefs, captured = (tuple(new[v] for v in some) for some in (self.memrefs, self.captured))
+        return Values(memrefs, first, alpha, beta, captured)
+
+
+def captured_by(op: GemmOp) -> tuple[SSAValue, ...]:
+    """What an epilogue uses of the code around it."""
+    if op.epilogue is None:
+        return ()
+    inside = {*op.epilogue.block.args}
+    inside |= {result for inner in op.epilogue.block.ops for result in inner.results}
+    used = (value for inner in op.epilogue.block.ops for value in inner.operands)
+    return tuple(dict.fromkeys(value for value in used if value not in inside))
 
 
 class Blocker:
@@ -203,6 +234,12 @@ class Blocker:
         """The place of each packed factor in the workspace."""
         self.slices: dict[str, int] = {}
         """How many elements of that place a thread has."""
+        self.sums: SSAValue | None = None
+        """What the sums start with, for the columns, or rows, of all packed panels."""
+        self.scratch: SSAValue | None = None
+        """A block of sums, where these are no results yet."""
+        self.corner: dict[str, SSAValue] = {}
+        """Where the block of sums begins, along m and n."""
         self.microkernels: dict[object, str] = {}
         """The names of those built, by what they were built for."""
         self.packers: dict[object, str] = {}
@@ -242,8 +279,13 @@ class Blocker:
 
     @property
     def lanes(self) -> int:
-        """Elements of a register."""
+        """Accumulators in a register."""
         return self.plan.instruction.lanes
+
+    @property
+    def group(self) -> int:
+        """Steps of the reduction that the instruction takes at once."""
+        return self.plan.instruction.k
 
     def _register_block(self, kind: str) -> int:
         """Elements of a register block along m or n."""
@@ -253,9 +295,8 @@ class Blocker:
         """Elements of a cache block along m, n or k, whole registers of them; 0 for all."""
         plan = self.plan.plan
         block = {"m": plan.m_block, "n": plan.n_block, "k": plan.k_block}[kind].data
-        if block and kind == self.along:
-            return max(block // self.lanes, 1) * self.lanes
-        return block
+        unit = {self.along: self.lanes, "k": self.group}.get(kind, 1)
+        return max(block // unit, 1) * unit if block else 0
 
     # -------------------------------------------------------------------------------- loops
 
@@ -278,7 +319,8 @@ class Blocker:
 
     def _share(self) -> None:
         """Let each thread call a function that computes the part of its number."""
-        outside = list(dict.fromkeys([*self.values.all, *self.memory.values()]))
+        own = [value for value in (self.sums, self.scratch) if value is not None]
+        outside = list(dict.fromkeys([*self.values.all, *self.memory.values(), *own]))
         name = self._fresh_name("part")
         loops, count = self.loops, self.threads
 
@@ -313,6 +355,8 @@ class Blocker:
         self.loops = LoopBuilder(block, InsertPoint.before(end))
         self.values = self.values.replaced(inside)
         self.memory = {role: inside[value] for role, value in self.memory.items()}
+        self.sums = self.sums and inside[self.sums]
+        self.scratch = self.scratch and inside[self.scratch]
         self.thread = block.args[-1]
         self.reduction = self._reduction()
         self._outer(self.problem.outer("b", "m", "n"), self._product)
@@ -394,19 +438,106 @@ class Blocker:
         """The loops over cache blocks."""
         along, across = self._own(self._inner(self.along), self._inner(self.across))
 
-        def over_parts(part: Part) -> None:
+        def over_reduction(part: Part, rows: Part) -> None:
             def over_k() -> None:
                 self._split(
                     self.reduction,
                     self._cache_block("k"),
-                    1,
-                    lambda k: self._cache_blocks(part, across, k),
+                    self.group,
+                    lambda k: self._cache_blocks(part, rows, k),
                     at_least_once=True,
                 )
 
             self._outer(self.problem.outer("k"), over_k, at_least_once=True)
 
+        def over_parts(part: Part) -> None:
+            if self.scratch is None:
+                over_reduction(part, across)
+                return
+            rows = self._cache_block(self.across)
+            self._split(across, rows, 1, lambda y: apart(part, y))
+
+        def apart(x: Part, y: Part) -> None:
+            self.corner = {self.along: x.start, self.across: y.start}
+            over_reduction(x, y)
+            self._finish(x, y)
+
         self._split(along, self._cache_block(self.along), self.lanes, over_parts)
+
+    def _finish(self, x: Part, y: Part) -> None:
+        """Make results of a block of sums, a register at a time."""
+        loops, lanes = self.loops, self.loops.constant(self.lanes)
+        zero, one, size = loops.constant(0), loops.constant(1), x.length.value
+        rest = loops.rem(size, lanes)
+        whole = loops.sub(size, rest)
+
+        def row(i: SSAValue, _: Carried) -> Carried:
+            def register(j: SSAValue, tail: SSAValue | None) -> Carried:
+                self._finish_register({self.along: j, self.across: i}, tail)
+                return ()
+
+            loops.counted(zero, whole, lanes, lambda j, _: register(j, None))
+            if constant_index(rest) != 0:
+                loops.counted(whole, size, lanes, lambda j, _: register(j, rest))
+            return ()
+
+        loops.counted(zero, y.length.value, one, row)
+
+    def _finish_register(self, at: dict[str, SSAValue], tail: SSAValue | None) -> None:
+        """The same for one register, at some place of the block."""
+        loops, op = self.loops, self.op
+        shape = (1, self.lanes) if self.along == "n" else (self.lanes, 1)
+        type_ = BlockType.of(*shape, op.accumulator, self.along)
+        sums = self._scratch_view()
+        load = LoadOp(sums.memory, [at[tag] for tag in sums.tags], sums.tags, type_)
+        loaded = loops.insert(load).result
+        place = {tag: loops.add(self.corner[tag], index) for tag, index in at.items()}
+        out = self._operand("out")
+        inner = {
+            position: place[kind]
+            for kind in "mn"
+            if (position := self.problem.position(kind)) is not None
+        }
+        extras: list[BlockAccess] = []
+        for memory, map_ in zip(self.values.memrefs[3:], op.indexing_maps[3:], strict=True):
+            indices = evaluate(map_, {**self.at, **inner}, loops)
+            extras.append(BlockAccess(memory, tuple(indices), self._extra_tags(map_)))
+        store = StoreOp(
+            *(loaded, out.memory, [place[tag] for tag in out.tags], out.tags),
+            accumulate=not self.problem.from_zero,
+            tail=tail,
+            extras=extras,
+            epilogue=self._epilogue(self.values.captured),
+        )
+        loops.insert(store)
+
+    def _scratch_view(self) -> View:
+        """This thread's block of sums: rows along the lanes."""
+        assert self.scratch is not None
+        loops, width = self.loops, self._scratch_width
+        rows = self._largest(self.across)
+        start = loops.constant(0)
+        if self.thread is not None:
+            start = loops.mul(self.thread, loops.constant(rows * width))
+        offset = _number(start)
+        layout = StridedLayoutAttr([width, 1], offset if isinstance(offset, int) else None)
+        type_ = MemRefType(self.op.accumulator, [rows, width], layout)
+        op = memref.ReinterpretCastOp(
+            self.scratch,
+            _dynamic(offset),
+            [],
+            [],
+            [_static(offset)],
+            [rows, width],
+            [width, 1],
+            type_,
+        )
+        return View(loops.insert(op).result, self.across + self.along)
+
+    @property
+    def _scratch_width(self) -> int:
+        """Elements of a row of the block of sums: whole registers."""
+        return -(-self._largest(self.along) // self.lanes) * self.lanes
 
     def _reduction(self) -> Part:
         """All of the inner reduction; nothing of it where one around it has no steps."""
@@ -420,6 +551,8 @@ class Blocker:
     def _cache_blocks(self, along: Part, across: Part, k: Part) -> None:
         """Everything for one part of the reduction."""
         self.operands = {role: self._operand(role) for role in _ROLES}
+        if self.scratch is not None:
+            self.operands["out"] = self._scratch_view()
         packed = [role for role in FACTORS if self.plan.plan.packs(role)]
         threshold = self.plan.plan.pack_from.data
         if not threshold or not packed:
@@ -436,7 +569,11 @@ class Blocker:
     def _readable(self, role: Role) -> bool:
         """Whether a factor can be read in place."""
         view = self.operands[role]
-        return role == self.broadcast or view.is_contiguous(self.along)
+        if role == self.broadcast:
+            return self.group == 1 or view.is_contiguous("k") or "g" in view.tags
+        if self.plan.instruction.flips:
+            return False  # the sums that make up for it are those of panels
+        return view.is_contiguous(self.along) or "g" in view.tags
 
     def _packed_blocks(self, along: Part, across: Part, k: Part, packed: Sequence[Role]) -> None:
         """The same with some factors packed."""
@@ -490,7 +627,7 @@ class Blocker:
         known = across.length.known
         if not self.plan.plan.packs_ahead(self.vector) or None in (known, along.length.known):
             return False
-        lies_alike = self.operands[self.vector].tags == "k" + self.along
+        lies_alike = self.operands[self.vector].tags == "k" + self.along and self.group == 1
         first, rest = self._first_block(across)
         return first is not None and lies_alike and rest.length.known != 0
 
@@ -692,11 +829,18 @@ class Blocker:
         known = self.op.sizes[iterator]
         if known >= 0:
             return self._known(known)
-        for role, memory in zip(_ROLES[::-1], self.values.memrefs[::-1], strict=True):
-            dim = self.problem.operand_named(role).dims[iterator]
+        # Groups tell no more than a size rounded up: what counts its elements goes first.
+        places = list(zip(_ROLES[::-1], self.values.memrefs[2::-1], strict=True))
+        places.sort(key=lambda place: self.problem.operand_named(place[0]).group)
+        for role, memory in places:
+            operand = self.problem.operand_named(role)
+            dim = operand.dims[iterator]
             if dim is not None:
-                size = memref.DimOp(memory, self.loops.constant(dim))
-                return Length(self.loops.insert(size).result, (0, None))
+                dimension = memref.DimOp(memory, self.loops.constant(dim))
+                size: SSAValue = self.loops.insert(dimension).result
+                if operand.within is not None and self.problem.kinds[iterator] == "k":
+                    size = self.loops.mul(size, self.loops.constant(operand.group))
+                return Length(size, (0, None))
         raise AssertionError("the verifier found a dimension that each iterator indexes alone")
 
     def _inner(self, kind: str) -> Part:
@@ -715,14 +859,19 @@ class Blocker:
             iterator = self.problem.position(kind)
             if iterator is not None and (dim := dims[iterator]) is not None:
                 tags[dim] = kind
+        within = self.problem.operand_named(role).within
+        if within is not None:
+            tags[within] = "g"
         whole = View(memory, "".join(tags))
-        if "_" not in tags and all(isinstance(index, AffineDimExpr) for index in map_.results):
+        simple = (isinstance(r, AffineDimExpr) or group_index(r) for r in map_.results)
+        if "_" not in tags and all(simple):
             return whole
         inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
         indices = evaluate(map_, {**self.at, **inner}, self.loops)
         kept = [d for d, tag in enumerate(tags) if tag != "_"]
         lengths = {kind: _extent(self._inner(kind).length) for kind in "mn" if kind in tags}
-        lengths |= {"_": 1, "k": _extent(self.reduction.length)}
+        depth = self._groups(self.reduction) if within is not None else self.reduction
+        lengths |= {"_": 1, "k": _extent(depth.length), "g": self.group}
         sizes = [lengths[tag] for tag in tags]
         offsets = [_number(index) for index in indices]
         full = memref.SubviewOp.infer_result_type(whole.type, offsets, sizes, [1] * len(sizes))
@@ -736,6 +885,12 @@ class Blocker:
         op = memref.SubviewOp.get(memory, offsets, sizes, [1] * len(sizes), type_)
         return View(self.loops.insert(op).result, whole.tags.replace("_", ""))
 
+    def _groups(self, k: Part) -> Part:
+        """A part of the reduction, which begins with a whole group, counted in groups."""
+        loops, size = self.loops, self.loops.constant(self.group)
+        count = loops.ceildiv(k.length.value, size)
+        return Part(loops.div(k.start, size), Length(count, k.length.bounds))
+
     def _update(self, k: Part) -> list[SSAValue]:
         """What microkernels are told about a part of the reduction, after their operands.
 
@@ -744,7 +899,7 @@ class Blocker:
         """
         loops, op = self.loops, self.values
         start = self._is_start(k)
-        if self.problem.from_zero:
+        if self.problem.from_zero or self.scratch is not None:
             first = start
         elif op.first is None:
             first = self._flag(value=False)
@@ -788,6 +943,53 @@ class Blocker:
                 self.memory[role] = self.loops.insert(op).result
                 bytes_ = every * self.problem.operand.size
                 start += -(-bytes_ // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+        if self.plan.instruction.flips:
+            sums = MemRefType(self.op.accumulator, [self._sums_width * self.threads])
+            self.sums = self.loops.insert(WorkspaceOp(sums, start)).result
+            start += self._sums_width * self.threads * self.problem.accumulator.size
+            start = -(-start // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+        if accumulates_apart(self.problem, self.plan.plan):
+            if self.op.first is not None or self.op.alpha is not None:
+                raise Unsupported(
+                    "a result that is narrower than its sums can't be scaled, or started from zero "
+                    "at run time; scale in an epilogue, or write sums"
+                )
+            elements = self._largest(self.across) * self._scratch_width * self.threads
+            apart = MemRefType(self.op.accumulator, [elements])
+            self.scratch = self.loops.insert(WorkspaceOp(apart, start)).result
+
+    @property
+    def _sums_width(self) -> int:
+        """Columns, or rows, of all panels that are packed at once: whole registers."""
+        single = not self._cache_block(self.across)
+        width = self._register_block(self.along) if single else self._largest(self.along)
+        return -(-width // self.lanes) * self.lanes
+
+    def _sums_of(self, packed: Packed, at: SSAValue, width: SSAValue | int) -> SSAValue:
+        """What the sums of the panel that begins at `at` start with."""
+        assert self.sums is not None
+        loops = self.loops
+        place = loops.constant(0) if packed.single else loops.sub(at, packed.origin)
+        if self.thread is not None:
+            slices = loops.mul(self.thread, loops.constant(self._sums_width))
+            place = loops.add(slices, place)
+        offset = _number(place)
+        type_ = MemRefType(
+            self.op.accumulator,
+            [_static(width)],
+            StridedLayoutAttr([1], offset if isinstance(offset, int) else None),
+        )
+        op = memref.ReinterpretCastOp(
+            self.sums,
+            _dynamic(offset),
+            _dynamic(width),
+            [],
+            [_static(offset)],
+            [_static(width)],
+            [1],
+            type_,
+        )
+        return loops.insert(op).result
 
     def _packed_elements(self, role: Role) -> int:
         """Elements of the largest packed part of a factor."""
@@ -795,15 +997,20 @@ class Blocker:
             single = not self._cache_block(self.across)
             if single:
                 return self._panel_elements * (2 if self.plan.plan.packs_ahead(role) else 1)
-            return self._largest("k") * (-(-self._largest(self.along) // self.lanes) * self.lanes)
+            return self._deepest * (-(-self._largest(self.along) // self.lanes) * self.lanes)
         lanes = self._row_tag
-        return self._largest(self.across if lanes == "k" else "k") * self._pitch(lanes)
+        return (self._largest(self.across) if lanes == "k" else self._deepest) * self._pitch(lanes)
 
     @property
     def _panel_elements(self) -> int:
         """Elements of the largest panel of the vector factor."""
         width = -(-self._register_block(self.along) // self.lanes) * self.lanes
-        return self._largest("k") * width
+        return self._deepest * width
+
+    @property
+    def _deepest(self) -> int:
+        """Steps of the largest part of the reduction, in whole groups."""
+        return -(-self._largest("k") // self.group) * self.group
 
     def _largest(self, kind: str) -> int:
         """The largest part of an iterator that is packed at once."""
@@ -827,26 +1034,31 @@ class Blocker:
             slice_ = self.loops.mul(self.thread, self.loops.constant(self.slices[role]))
         return Packed(self.memory[role], slice_, part.start, single)
 
-    def _place(self, packed: Packed, at: SSAValue, pitch: SSAValue) -> SSAValue:
-        """Where what begins at index `at` along m or n lies in the packed part, in elements."""
+    def _place(self, packed: Packed, at: SSAValue, k: Part) -> SSAValue:
+        """Where the panel that begins at index `at` along m or n lies in the packed part."""
         if packed.single:
             return packed.slice
-        place = self.loops.mul(self.loops.sub(at, packed.origin), pitch)
+        group = self.loops.constant(self.group)
+        depth = self.loops.mul(self.loops.ceildiv(k.length.value, group), group)
+        place = self.loops.mul(self.loops.sub(at, packed.origin), depth)
         return self.loops.add(packed.slice, place)
 
     def _fill_panel(self, packed: Packed, block: Part, k: Part) -> None:
         """Pack one register block of the vector factor into a panel of whole registers."""
         source = self.operands[self.vector]
-        place = self._place(packed, block.start, k.length.value)
+        place = self._place(packed, block.start, k)
 
         def fill(registers: int) -> None:
-            panel = self._matrix(packed.memory, place, k.length, registers * self.lanes)
+            panel = self._panel(packed.memory, place, k, registers * self.lanes)
             extents = _extent(k.length), _extent(block.length)
             indices = [k.start if tag == "k" else block.start for tag in source.tags]
             if self.problem.dynamic:
                 self._call_packer(source, indices, panel, extents)
             else:
                 self.loops.insert(PackOp(source.memory, indices, source.tags, panel, extents))
+            if self.sums is not None:
+                sums = self._sums_of(packed, block.start, registers * self.lanes)
+                self.loops.insert(make_up_for_flips(self.plan, self.broadcast, panel, sums))
 
         count = self.loops.ceildiv(block.length.value, self.loops.constant(self.lanes))
         low, high = _registers(block.length.bounds, self.lanes)
@@ -857,7 +1069,7 @@ class Blocker:
     ) -> None:
         """Pack in a private function, which does for all panels of a width, wherever packed."""
         assert isinstance(panel.type, MemRefType)
-        _, width = panel.type.get_shape()
+        width = panel.type.get_shape()[1]
         type_, sizes = _rows_type(panel.type, width), _dynamic(*extents)
         arguments = [source.memory, *indices, self._cast(panel, type_), *sizes]
         key = source.tags, tuple(map(_static, extents)), tuple(a.type for a in arguments)
@@ -883,7 +1095,10 @@ class Blocker:
         """Copy a part of the broadcast factor, in its own orientation."""
         source, lanes = self.operands[self.broadcast], self._row_tag
         rows, width = (part.length, k.length) if lanes == "k" else (k.length, part.length)
-        panel = self._matrix(packed.memory, packed.slice, rows, self._pitch(lanes))
+        if lanes == "k":
+            panel = self._matrix(packed.memory, packed.slice, rows, self._pitch(lanes))
+        else:
+            panel = self._panel(packed.memory, packed.slice, k, self._pitch(lanes))
         indices = [k.start if tag == "k" else part.start for tag in source.tags]
         extents = _extent(rows), _extent(width)
         op = PackOp(source.memory, indices, source.tags, panel, extents, lanes == "k")
@@ -895,8 +1110,38 @@ class Blocker:
         An odd number of cache lines: rows then fall on all sets of a cache in turn.
         """
         block = self._largest(lanes)
-        line = self.plan.target.caches[0].line // self.problem.operand.size
+        group = 1 if lanes == "k" else self.group
+        line = self.plan.target.caches[0].line // (self.problem.operand.size * group)
         return (-(-block // line) | 1) * line
+
+    def _panel(self, memory: SSAValue, place: SSAValue, k: Part, width: SSAValue | int) -> SSAValue:
+        """A panel in a part of the workspace: rows along k, or of groups of k."""
+        if self.group == 1:
+            return self._matrix(memory, place, k.length, width)
+        loops, offset, group = self.loops, _number(place), self.group
+        rows = _extent(self._groups(k).length)
+        if isinstance(width, int):
+            pitch: SSAValue | int = width * group
+        else:
+            pitch = loops.mul(width, loops.constant(group))
+        strides = [_known(pitch), group, 1]
+        sizes = [rows, width, group]
+        type_ = MemRefType(
+            self.problem.operand.mlir,
+            [_static(size) for size in sizes],
+            StridedLayoutAttr(strides, offset if isinstance(offset, int) else None),
+        )
+        op = memref.ReinterpretCastOp(
+            memory,
+            _dynamic(offset),
+            _dynamic(*sizes),
+            _dynamic(pitch),
+            [_static(offset)],
+            [_static(size) for size in sizes],
+            [_static(pitch), group, 1],
+            type_,
+        )
+        return loops.insert(op).result
 
     def _matrix(
         self,
@@ -951,11 +1196,18 @@ class Blocker:
         views: dict[Role, View] = {
             self.vector: self._vector_view(x, k, None if keep else vector),
             self.broadcast: self._broadcast_view(y, k, broadcast),
-            "out": self._slice(self.operands["out"], {self.along: x, self.across: y}),
+            "out": self._slice(self.operands["out"], self._of_result(x, y)),
         }
+        beside = self._extras({self.along: x, self.across: y})
+        if self.sums is not None:
+            assert vector is not None
+            lanes = self.loops.constant(self.lanes)
+            width = self.loops.mul(self.loops.ceildiv(x.length.value, lanes), lanes)
+            beside.append(View(self._sums_of(vector, x.start, _number(width)), START))
         loops = self.loops
         if x.length.known is not None and y.length.known is not None:
-            self._microkernel((y.length.known, x.length.known), False, views, update, panels)
+            shape = y.length.known, x.length.known
+            self._microkernel(shape, False, views, update, panels, beside)
             return
         low, high = _registers(x.length.bounds, self.lanes)
         assert y.length.bounds[1] is not None
@@ -963,7 +1215,7 @@ class Blocker:
 
         def case(registers: int, height: int) -> Callable[[], None]:
             shape = height, registers * self.lanes
-            return lambda: self._microkernel(shape, True, views, update, panels)
+            return lambda: self._microkernel(shape, True, views, update, panels, beside)
 
         cases = {
             registers * len(heights) + number: case(registers, height)
@@ -973,6 +1225,62 @@ class Blocker:
         registers = loops.ceildiv(x.length.value, loops.constant(self.lanes))
         number = loops.sub(y.length.value, loops.constant(heights[0]))
         loops.switch(loops.add(loops.mul(registers, loops.constant(len(heights))), number), cases)
+
+    def _of_result(self, x: Part, y: Part) -> dict[str, Part]:
+        """A block's place in what microkernels write: the result, or a block of sums."""
+        parts = {self.along: x, self.across: y}
+        if self.scratch is None:
+            return parts
+        return {
+            tag: replace(part, start=self.loops.sub(part.start, self.corner[tag]))
+            for tag, part in parts.items()
+        }
+
+    def _extra_tags(self, map_: AffineMap) -> str:
+        """The kinds of the iterators that index a further operand of the epilogue."""
+        tags = ["_"] * len(map_.results)
+        for kind in "mn":
+            dim = lone_dimension(map_, self.problem.position(kind))
+            if dim is not None:
+                tags[dim] = kind
+        return "".join(tags)
+
+    def _extras(self, parts: dict[str, Part]) -> list[View]:
+        """The parts of the epilogue's further operands that belong to a block."""
+        found: list[View] = []
+        if self.scratch is not None:
+            return found
+        maps = self.op.indexing_maps[3:]
+        for memory, map_ in zip(self.values.memrefs[3:], maps, strict=True):
+            tags = self._extra_tags(map_)
+            inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
+            at = evaluate(map_, {**self.at, **inner}, self.loops)
+            here = {
+                tag: parts[tag] if tag != "_" else Part(index, self._known(1))
+                for tag, index in zip(tags, at, strict=True)
+            }
+            found.append(self._without_outer(View(memory, tags), here, at))
+        return found
+
+    def _without_outer(self, view: View, parts: dict[str, Part], at: Sequence[SSAValue]) -> View:
+        """A part of an operand without the dimensions that blocks don't lie on."""
+        offsets = [
+            _number(index if tag == "_" else parts[tag].start)
+            for tag, index in zip(view.tags, at, strict=True)
+        ]
+        sizes = [1 if tag == "_" else _extent(parts[tag].length) for tag in view.tags]
+        ones = [1] * len(sizes)
+        full = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, ones)
+        strides = full.get_strides()
+        assert strides is not None
+        kept = [d for d, tag in enumerate(view.tags) if tag != "_"]
+        type_ = MemRefType(
+            full.element_type,
+            [full.get_shape()[d] for d in kept],
+            StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
+        )
+        op = memref.SubviewOp.get(view.memory, offsets, sizes, ones, type_)
+        return View(self.loops.insert(op).result, view.tags.replace("_", ""))
 
     def _vector_view(self, block: Part, k: Part, packed: Packed | None) -> View:
         """A register block of the vector factor."""
@@ -987,9 +1295,9 @@ class Blocker:
         """The panel of a register block of the vector factor, of whole registers."""
         lanes = self.loops.constant(self.lanes)
         width = self.loops.mul(self.loops.ceildiv(block.length.value, lanes), lanes)
-        place = self._place(packed, block.start, k.length.value)
-        panel = self._matrix(packed.memory, place, k.length, _number(width))
-        return View(panel, "k" + self.along)
+        place = self._place(packed, block.start, k)
+        panel = self._panel(packed.memory, place, k, _number(width))
+        return View(panel, "k" + self.along + ("g" if self.group > 1 else ""))
 
     def _broadcast_view(self, block: Part, k: Part, packed: Packed | None) -> View:
         """A register block of the broadcast factor."""
@@ -999,6 +1307,10 @@ class Blocker:
         lanes = self._row_tag
         tags = self.across + "k" if lanes == "k" else "k" + self.across
         here = replace(block, start=self.loops.sub(block.start, packed.origin))
+        if lanes != "k" and self.group > 1:
+            panel = self._panel(packed.memory, packed.slice, k, self._pitch(lanes))
+            whole = Part(self.loops.constant(0), k.length)
+            return self._slice(View(panel, tags + "g"), {self.across: here, "k": whole})
         rows = here.length if lanes == "k" else k.length
         end = replace(rows, value=self.loops.add(here.start, rows.value)) if lanes == "k" else rows
         # In the source's order of dimensions: one microkernel serves what is packed and what isn't.
@@ -1010,6 +1322,9 @@ class Blocker:
 
     def _slice(self, view: View, parts: dict[str, Part]) -> View:
         """A part of an operand along each of its dimensions."""
+        if "g" in view.tags:
+            every = Part(self.loops.constant(0), self._known(self.group))
+            parts = {**parts, "k": self._groups(parts["k"]), "g": every}
         offsets = [_number(parts[tag].start) for tag in view.tags]
         sizes = [_extent(parts[tag].length) for tag in view.tags]
         type_ = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, [1] * len(sizes))
@@ -1025,6 +1340,7 @@ class Blocker:
         views: Mapping[Role, View],
         update: Sequence[SSAValue],
         panels: Sequence[View],
+        extras: Sequence[View],
     ) -> None:
         """Call the microkernel for a block of some shape (across, along).
 
@@ -1039,13 +1355,29 @@ class Blocker:
         further = [self._cast(view.memory, _rows_type(view.type, width)) for view in panels[:-1]]
         for view in panels[-1:]:
             further.append(self._cast(view.memory, _rows_type(view.type, width, width)))
-        key = (shape, masked, len(panels), tuple(wanted.values()))
+        beside = [self._extra_type(view, shape, masked) for view in extras]
+        key = (shape, masked, len(panels), tuple(wanted.values()), tuple(beside))
         if key not in self.microkernels:
             types = [value.type for value in further]
-            self.microkernels[key] = self._build(shape, masked, wanted, views, types)
+            self.microkernels[key] = self._build(
+                shape, masked, wanted, views, types, list(zip(extras, beside, strict=True))
+            )
         arguments = [self._cast(views[role].memory, wanted[role]) for role in _ROLES]
+        arguments += [
+            self._cast(view.memory, type_) for view, type_ in zip(extras, beside, strict=True)
+        ]
+        arguments += self._passed
         call = MicrokernelOp(self.microkernels[key], [*arguments, *update, *further])
         self.loops.insert(call)
+
+    def _extra_type(self, view: View, shape: tuple[int, int], masked: bool) -> MemRefType:
+        """What a microkernel takes for a further operand of the epilogue."""
+        extents = {self.across: shape[0], self.along: DYNAMIC_INDEX if masked else shape[1]}
+        extents[START] = -(-shape[1] // self.lanes) * self.lanes
+        strides = view.type.get_strides()
+        assert strides is not None
+        sizes = [extents[tag] for tag in view.tags]
+        return MemRefType(view.type.element_type, sizes, StridedLayoutAttr(strides, None))
 
     def _argument_type(
         self, role: Role, view: View, shape: tuple[int, int], masked: bool, packed: bool
@@ -1058,7 +1390,9 @@ class Blocker:
             # In place or packed, decided at run time.
             strides = tuple(s if s == 1 else None for s in strides)
         elif packed and role == self.vector and self.plan.plan.packs(role):
-            strides = -(-shape[1] // self.lanes) * self.lanes, 1
+            width = -(-shape[1] // self.lanes) * self.lanes
+            strides = (width, 1) if self.group == 1 else (width * self.group, self.group, 1)
+        extents["g"] = self.group
         sizes = [extents.get(tag, DYNAMIC_INDEX) for tag in view.tags]
         return MemRefType(view.type.element_type, sizes, StridedLayoutAttr(strides, None))
 
@@ -1074,18 +1408,30 @@ class Blocker:
         types: Mapping[Role, MemRefType],
         views: Mapping[Role, View],
         panels: Sequence[Attribute],
+        extras: Sequence[tuple[View, MemRefType]],
     ) -> str:
         """A private function that holds one product of a block's size."""
-        element = types["out"].element_type
+        element = self.op.accumulator
         scalars = [i1, *([element] * 2 if self.op.alpha is not None else [])]
-        inputs = [*(types[role] for role in _ROLES), *scalars, *panels]
+        captured = [value.type for value in self._passed]
+        beside = [type_ for _, type_ in extras]
+        inputs = [*(types[role] for role in _ROLES), *beside, *captured, *scalars, *panels]
         block = Block(arg_types=inputs)
-        lhs, rhs, out, first, *more = block.args
+        (lhs, rhs, out), rest = block.args[:3], list(block.args[3:])
+        epilogue = None
+        if self.scratch is None:
+            epilogue = self._epilogue(rest[len(extras) : len(extras) + len(captured)])
+        others, beginning = rest[: len(extras)], None
+        if self.sums is not None:
+            beginning = others.pop()
+        first, *more = rest[len(extras) + len(captured) :]
         scale, further = more[: len(scalars) - 1], more[len(scalars) - 1 :]
         kept = further[0] if len(further) == 1 else None
         packed = (further[0], further[1]) if len(further) == 2 else None
         last = ("panel",) if kept else ("source", "panel")
-        names = (*_ROLES, "first", *("alpha", "beta")[: len(scale)], *last)
+        numbered = [f"extra{number}" for number in range(len(extras))]
+        numbered += [f"value{number}" for number in range(len(captured))]
+        names = (*_ROLES, *numbered, "first", *("alpha", "beta")[: len(scale)], *last)
         for value, name in zip(block.args, names, strict=False):
             value.name_hint = name
         rows, columns = shape if self.along == "n" else (shape[1], shape[0])
@@ -1099,7 +1445,14 @@ class Blocker:
                     lhs,
                     rhs,
                     out,
-                    [_tags_map(views[role].tags) for role in _ROLES],
+                    [
+                        *(_tags_map(views[role].tags, self.group) for role in _ROLES),
+                        *(_tags_map(view.tags, self.group) for view, _ in extras[: len(others)]),
+                    ],
+                    start=beginning,
+                    unsigned=None if self.op.unsigned is None else self.op.unsigned.data,
+                    extras=others,
+                    epilogue=epilogue,
                     first=first,
                     scale=(scale[0], scale[1]) if scale else None,
                     kept=kept,
@@ -1124,6 +1477,20 @@ class Blocker:
         self._add_function(name, block)
         return name
 
+    @property
+    def _passed(self) -> tuple[SSAValue, ...]:
+        """What microkernels are given of what the epilogue captured."""
+        return () if self.scratch is not None else self.values.captured
+
+    def _epilogue(self, captured: Sequence[SSAValue]) -> Region | None:
+        """A copy of the product's epilogue, with other values for those it captured."""
+        if self.op.epilogue is None:
+            return None
+        mapped = dict(zip(captured_by(self.op), captured, strict=True))
+        region = Region()
+        self.op.epilogue.clone_into(region, value_mapper=mapped)
+        return region
+
     def _fresh_name(self, purpose: str) -> str:
         """A name for a private function."""
         name = f"{self.function.sym_name.data}_{purpose}"
@@ -1141,18 +1508,36 @@ class Blocker:
 
 _ROLES: tuple[Role, ...] = ("lhs", "rhs", "out")
 
+START = "s"
+"""The tag of the vector along the lanes that sums start with."""
+
 
 def _rows_type(type_: MemRefType, width: int, pitch: int | None = None) -> MemRefType:
     """The type of a matrix of any number of rows, wherever it begins, of its own pitch if any."""
     strides = type_.get_strides()
     assert strides is not None
-    layout = StridedLayoutAttr(strides if pitch is None else (pitch, 1), None)
-    return MemRefType(type_.element_type, [DYNAMIC_INDEX, width], layout)
+    group = type_.get_shape()[2:]
+    if pitch is not None:
+        strides = (pitch * group[0], group[0], 1) if group else (pitch, 1)
+    layout = StridedLayoutAttr(strides, None)
+    return MemRefType(type_.element_type, [DYNAMIC_INDEX, width, *group], layout)
 
 
-def _tags_map(tags: str) -> AffineMap:
+def _tags_map(tags: str, group: int) -> AffineMap:
     """The map of an operand whose dimensions are indexed by iterators of these kinds."""
-    return AffineMap(3, 0, tuple(AffineExpr.dimension("mnk".index(tag)) for tag in tags))
+
+    def index(tag: str) -> AffineExpr:
+        if tag == "g":
+            return AffineExpr.dimension(2) % group
+        dim = AffineExpr.dimension("mnk".index(tag))
+        return dim // group if tag == "k" and "g" in tags else dim
+
+    return AffineMap(3, 0, tuple(index(tag) for tag in tags))
+
+
+def _known(value: SSAValue | int) -> int | None:
+    """A number, or None where it is known only at run time."""
+    return value if isinstance(value, int) else None
 
 
 def _number(value: SSAValue) -> SSAValue | int:

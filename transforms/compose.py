@@ -1,27 +1,30 @@
 """`compose`: turn each planned `nanokernel.gemm` into loops over nanokernels.
 
 The result of this pass is the composed level: loops over the outer iterators, over the blocks of
-rows and columns in the plan's order, and in them one microkernel a block shape: load the block of
-accumulators (or start from zero), step through the reduction, store. Ragged sizes are covered by
-an even split, so every edge is a block of the same kind, a little smaller.
+rows and columns in the plan's order, and in them one microkernel a block shape: start a block of
+accumulators at zero, step through the reduction, store, with the old result added if it counts.
+Ragged sizes are covered by an even split, so every edge is a block of the same kind, a little
+smaller.
 
 ```mlir
 nanokernel.gemm ins(%a[m, k], %b[k, n] : ...) outs(%c[m, n] : ...) plan #nanokernel.plan<...>
 // becomes
 scf.for %j = %c0 to %c96 step %c48 {
   scf.for %i = %c0 to %c64 step %c8 {
-    %acc = nanokernel.load %c[m: %i, n: %j] : ..., !nanokernel.block<8x48xf32, lanes = n>
-    %done = scf.for %k = %c0 to %c256 step %c4 iter_args(%part = %acc) -> (...) {
+    %zero = nanokernel.zero : !nanokernel.block<8x48xf32, lanes = n>
+    %done = scf.for %k = %c0 to %c256 step %c4 iter_args(%part = %zero) -> (...) {
       %next = nanokernel.step %part, %a[m: %i, k: %k], %b[k: %k, n: %j] depth 4 ...
       scf.yield %next
     }
-    nanokernel.store %done, %c[m: %i, n: %j] : ...
+    nanokernel.store %done, %c[m: %i, n: %j] accumulate : ...
   }
 }
 ```
 
-A packed factor gets a panel in the workspace, refilled for each of its blocks. No options: the
-plan says it all. Imports: our dialects, the planner.
+A packed factor gets a panel in the workspace, refilled for each of its blocks. For an instruction
+that takes k in groups, the panel holds groups, and the loop over k counts them. The product's
+epilogue becomes that of its stores. No options: the plan says it all. Imports: our dialects, the
+planner.
 """
 
 import math
@@ -36,13 +39,15 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StridedLayoutAttr,
 )
-from xdsl.ir import Block, SSAValue
-from xdsl.ir.affine import AffineMap
+from xdsl.ir import Block, Region, SSAValue
+from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from nkdsl.diagnostics import refuse
 from nkdsl.dialects.nanokernel import (
+    WORKSPACE_ALIGNMENT,
+    BlockAccess,
     BlockType,
     GemmOp,
     LoadOp,
@@ -50,16 +55,18 @@ from nkdsl.dialects.nanokernel import (
     PlanAttr,
     StepOp,
     StoreOp,
+    SumOp,
     WorkspaceOp,
-    YieldOp,
     ZeroOp,
+    group_index,
     linear_coefficients,
 )
 from nkdsl.errors import Unsupported
 from nkdsl.planner import Problem, analyse, check_plan
 from nkdsl.planner.cost import STREAMED, asks_for_next_reduction, block_runs, source_level
 from nkdsl.planner.problem import Role
-from nkdsl.planner.split import Run, even_split
+from nkdsl.planner.search import grouped
+from nkdsl.planner.split import Run, split_evenly
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
 from nkdsl.transforms.loops import Carried, LoopBuilder
@@ -94,9 +101,24 @@ class Schedule:
         return self.plan.pack.data
 
     @property
+    def group(self) -> int:
+        """Steps of the reduction that the instruction takes at once."""
+        return self.instruction.k
+
+    @property
+    def executed(self) -> Instruction:
+        """The instruction that multiplies: another one, where the plan's flips signs."""
+        return self.target.executed(self.instruction, self.broadcast)
+
+    @property
+    def broadcast(self) -> str:
+        """The factor whose elements are broadcast."""
+        return "lhs" if self.plan.lanes.data == "n" else "rhs"
+
+    @property
     def turn(self) -> int:
-        """Reduction steps, in elements of k, of one turn of the inner loop."""
-        lanes = self.instruction.lanes if self.plan.lanes.data == "k" else self.instruction.k
+        """Reduction steps, in groups, of one turn of the inner loop."""
+        lanes = self.instruction.lanes if self.plan.lanes.data == "k" else 1
         return self.plan.k_unroll.data * lanes
 
     @property
@@ -104,13 +126,21 @@ class Schedule:
         """How the outermost reduction iterator is cut, the first chunk apart if it starts sums."""
         position = self.problem.reduction[:1]
         extent = self.problem.sizes[position[0]] if position else 1
-        runs = even_split(extent, self.plan.k_block.data or extent or 1)
+        unit = self._chunk_unit
+        whole = -(-(self.plan.k_block.data or extent or 1) // unit) * unit
+        runs = split_evenly(extent, whole, unit)
         if not self.problem.from_zero or not runs or (len(runs) == 1 and runs[0].count == 1):
             return runs
         first, *rest = runs
         apart = Run(first.start, first.size, 1)
         remainder = Run(first.start + first.size, first.size, first.count - 1)
         return (apart, *([remainder] if remainder.count else []), *rest)
+
+    @property
+    def _chunk_unit(self) -> int:
+        """What the parts of the outermost reduction are multiples of: groups aren't cut."""
+        position = self.problem.reduction[:1]
+        return self.group if position and position[0] == self.problem.position("k") else 1
 
     def prefetch(self, role: Role, dims: str) -> tuple[int, ...]:
         """Index offsets at which a factor with some tags is prefetched; empty for not at all.
@@ -127,10 +157,11 @@ class Schedule:
             return ()
         distance = self.plan.prefetch.data
         in_place = self.packed != role
-        if not distance or (
-            in_place and not source_level(self.problem, self.target, self.plan, role)
-        ):
+        problem, plan = grouped(self.problem, self.target, self.plan)
+        if not distance or (in_place and not source_level(problem, self.target, plan, role)):
             return ()
+        if "g" not in dims:
+            distance *= self.group
         following = asks_for_next_reduction(self.problem, self.plan, role)
         if following is not None and in_place:
             return tuple(int(dim == following) for dim in range(len(dims)))
@@ -153,8 +184,6 @@ def schedule(op: GemmOp) -> Schedule:
     """Analyse a planned gemm; raises `Unsupported` with the reason where it can't be composed."""
     if op.plan is None:
         raise Unsupported("this product has no plan; run the pass 'plan' first")
-    if op.epilogue is not None and not _is_identity(op.epilogue.block):
-        raise Unsupported("epilogues other than the identity can't be composed yet")
     problem = analyse(op)
     target = get_target(op.plan.target.data)
     check_plan(problem, target, op.plan)
@@ -163,9 +192,21 @@ def schedule(op: GemmOp) -> Schedule:
     return Schedule(op, problem, op.plan, target, instruction, rows, columns)
 
 
-def _is_identity(epilogue: Block) -> bool:
-    first = epilogue.first_op
-    return isinstance(first, YieldOp) and first.operands[0] == epilogue.args[0]
+def flip_of(plan: Schedule) -> str | None:
+    """The factor of which signs are flipped, the one that is broadcast, if the instruction does."""
+    return plan.broadcast if plan.instruction.flips else None
+
+
+def make_up_for_flips(plan: Schedule, flip: str, panel: SSAValue, sums: SSAValue) -> SumOp:
+    """The sums of the packed factor that make up for the flipped signs of the other one.
+
+    Of the latter each number is 128 larger if it was signed, and 128 smaller if not.
+    """
+    flipped, packed = plan.problem.operand, plan.problem.other
+    if flip == "rhs":
+        flipped, packed = packed, flipped
+    factor = 128 if flipped.is_unsigned else -128
+    return SumOp(panel, sums, factor, unsigned=packed.is_unsigned)
 
 
 @dataclass(frozen=True)
@@ -177,6 +218,11 @@ class Factor:
     dims: str
     panel: bool = False
     """Whether it is packed, so that k counts from the start of the chunk."""
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether its index k counts groups."""
+        return "g" in self.dims
 
     def at(self, k: SSAValue) -> tuple[SSAValue, Sequence[SSAValue], str]:
         """The access at step k."""
@@ -201,6 +247,9 @@ class Composer:
         self.chunk: tuple[SSAValue, int] = (self.loops.constant(0), 1)
         """Where the current chunk of the outermost reduction iterator starts, and its extent."""
         self.from_zero = self.problem.from_zero
+        self.sums: SSAValue | None = None
+        """What the sums start with, for as many columns, or rows, as a panel has."""
+        self.flip = flip_of(plan)
 
     def compose(self) -> None:
         """Build everything."""
@@ -278,22 +327,52 @@ class Composer:
     # ------------------------------------------------------------------------ one block
 
     def _block(self, i: SSAValue, rows: int, j: SSAValue, columns: int) -> None:
-        """One microkernel: accumulators in, the reduction, accumulators out."""
+        """One microkernel: the reduction, from zero on, and then the result.
+
+        Old results come in last, so that no sum waits for them.
+        """
         plan, problem = self.schedule.plan, self.problem
         self._set("m", i)
         self._set("n", j)
         block = BlockType.of(rows, columns, problem.accumulator.mlir, plan.lanes.data)
         self._set("k", self.loops.constant(0))
         out, out_dims = self._indices(self.schedule.op.out, 2, "mn")
-        late = plan.lanes.data == "k"
-        if self.from_zero or late:
+        if self.flip is None:
             start: SSAValue = self.loops.insert(ZeroOp(block)).result
         else:
-            load = LoadOp(self.schedule.op.out, out, out_dims, block)
+            width = columns if plan.lanes.data == "n" else rows
+            load = LoadOp(self._sums_of(width), [self.loops.constant(0)], plan.lanes.data, block)
             start = self.loops.insert(load).result
         (done,) = self._reduction(self.problem.outer("k"), [start], rows, columns)
-        accumulate = late and not self.from_zero
-        self.loops.insert(StoreOp(done, self.schedule.op.out, out, out_dims, accumulate))
+        store = StoreOp(
+            done,
+            self.schedule.op.out,
+            out,
+            out_dims,
+            accumulate=not self.from_zero,
+            extras=self._extras(),
+            epilogue=self._epilogue(),
+        )
+        self.loops.insert(store)
+
+    def _extras(self) -> list[BlockAccess]:
+        """Where the block's elements of the epilogue's further operands lie."""
+        op = self.schedule.op
+        found: list[BlockAccess] = []
+        for extra, map_ in zip(op.extras, op.indexing_maps[3:], strict=True):
+            tags = ["_"] * len(map_.results)
+            for kind in "mn":
+                dim = lone_dimension(map_, self.problem.position(kind))
+                if dim is not None:
+                    tags[dim] = kind
+            indices = evaluate(map_, self.at, self.loops)
+            found.append(BlockAccess(extra, tuple(indices), "".join(tags)))
+        return found
+
+    def _epilogue(self) -> Region | None:
+        """A copy of the product's epilogue."""
+        epilogue = self.schedule.op.epilogue
+        return None if epilogue is None else epilogue.clone()
 
     def _reduction(
         self, iterators: Sequence[int], carried: Carried, rows: int, columns: int
@@ -311,8 +390,8 @@ class Composer:
         return self.loops.loop(0, self._extent(first), 1, visit, carried)
 
     def _steps(self, carried: Carried, rows: int, columns: int) -> Carried:
-        """The inner loop: whole turns, then what is left as one shorter step."""
-        depth, turn = self._depth(), self.schedule.turn
+        """The inner loop, over groups: whole turns, then what is left as one shorter step."""
+        depth, turn, group = self._depth(), self.schedule.turn, self.schedule.group
         lhs = self._factor("lhs", rows)
         rhs = self._factor("rhs", columns)
         prefetch = (
@@ -320,18 +399,31 @@ class Composer:
             self.schedule.prefetch("rhs", rhs.dims),
         )
 
-        def step(k: SSAValue, part: Carried, count: int) -> Carried:
-            moved = self._inner_index(k)
-            accesses = [f.at(k if f.panel else moved) for f in (lhs, rhs)]
-            name = self.schedule.instruction.name
-            op = StepOp(part[0], accesses[0], accesses[1], count, name, prefetch)
+        def step(number: SSAValue, part: Carried, count: int) -> Carried:
+            accesses = [f.at(self._step_index(f, number)) for f in (lhs, rhs)]
+            op = StepOp(
+                *(part[0], accesses[0], accesses[1], count, self.schedule.executed.name, prefetch),
+                flip=self.flip,
+            )
             return [self.loops.insert(op).result]
 
-        whole = depth - depth % turn
-        carried = self.loops.loop(0, whole, turn, lambda k, part: step(k, part, turn), carried)
-        if depth % turn:
-            carried = step(self.loops.constant(whole), carried, depth % turn)
+        whole = depth // group // turn * turn
+        carried = self.loops.loop(
+            0, whole, turn, lambda k, part: step(k, part, turn * group), carried
+        )
+        if depth > whole * group:
+            carried = step(self.loops.constant(whole), carried, depth - whole * group)
         return carried
+
+    def _step_index(self, factor: Factor, number: SSAValue) -> SSAValue:
+        """A factor's index k in the group of some number."""
+        loops, group = self.loops, self.loops.constant(self.schedule.group)
+        if factor.panel:
+            return number if factor.in_groups else loops.mul(number, group)
+        if not factor.in_groups:
+            return self._inner_index(loops.mul(number, group))
+        start = loops.div(self._inner_index(loops.constant(0)), group)
+        return loops.add(start, number)
 
     def _inner_index(self, k: SSAValue) -> SSAValue:
         """The inner reduction's index, given its index within the current chunk."""
@@ -344,7 +436,10 @@ class Composer:
         kind = "m" if role == "lhs" else "n"
         if self.schedule.packed == role:
             tags = kind + "k" if self._dots else "k" + kind
-            return Factor(self._panel_slice(width), (zero, zero), tags, panel=True)
+            panel = self._panel_slice(width)
+            if self._panel_group > 1:
+                tags += "g"
+            return Factor(panel, (zero,) * len(tags), tags, panel=True)
         self._set("k", zero)
         position = 0 if role == "lhs" else 1
         operand = self.schedule.op.lhs if role == "lhs" else self.schedule.op.rhs
@@ -358,11 +453,19 @@ class Composer:
         """Whether lanes lie along the reduction; the rows of a panel then do, too."""
         return self.schedule.plan.lanes.data == "k"
 
-    def _panel_shape(self, width: int, depth: int) -> tuple[int, int]:
-        """A panel's rows, and its columns in whole registers."""
-        lanes = self.schedule.instruction.lanes
+    @property
+    def _panel_group(self) -> int:
+        """Steps of the reduction in a row of a panel; with lanes along k its rows are along k."""
+        return 1 if self._dots else self.schedule.group
+
+    def _panel_shape(self, width: int, depth: int) -> tuple[int, ...]:
+        """A panel's rows, its columns in whole registers, and the elements of a group if any."""
+        instruction = self.schedule.instruction
+        lanes = instruction.lanes * (instruction.k if self._dots else 1)
         rows, columns = (width, depth) if self._dots else (depth, width)
-        return rows, -(-columns // lanes) * lanes
+        group = self._panel_group
+        shape = -(-rows // group), -(-columns // lanes) * lanes
+        return (*shape, group) if group > 1 else shape
 
     def _reserve_panel(self) -> None:
         """One panel in the workspace, as wide as the widest block."""
@@ -379,6 +482,24 @@ class Composer:
             )
         panel = MemRefType(self.problem.operand.mlir, [elements])
         self.panel = self.loops.insert(WorkspaceOp(panel)).result
+        if self.flip is not None:
+            size = elements * self.problem.operand.size
+            behind = -(-size // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+            width = max(self._panel_shape(run.size, inner)[1] for run in runs)
+            sums = MemRefType(self.problem.accumulator.mlir, [width])
+            self.sums = self.loops.insert(WorkspaceOp(sums, behind)).result
+
+    def _sums_of(self, width: int) -> SSAValue:
+        """What the sums start with, for a panel of some width."""
+        assert self.sums is not None
+        whole = self._panel_shape(width, 1)[1]
+        type_ = MemRefType(self.problem.accumulator.mlir, [whole])
+        if self.sums.type == type_:
+            return self.sums
+        layout = StridedLayoutAttr([1], 0)
+        type_ = MemRefType(self.problem.accumulator.mlir, [whole], layout)
+        cast = memref.ReinterpretCastOp(self.sums, [], [], [], [0], [whole], [1], type_)
+        return self.loops.insert(cast).result
 
     def _with_panel(self, index: SSAValue, width: int, body: Callable[[], None]) -> None:
         """Fill the panel for the resident factor's block at `index`, where it is packed."""
@@ -397,6 +518,9 @@ class Composer:
             if self._depth():
                 extents = (width, self._depth()) if self._dots else (self._depth(), width)
                 self.loops.insert(PackOp(source, indices, dims, panel, extents, self._dots))
+            if self.flip is not None:
+                sums = self._sums_of(width)
+                self.loops.insert(make_up_for_flips(self.schedule, self.flip, panel, sums))
 
         self._each_reduction(self.problem.outer("k"), fill)
         body()
@@ -419,7 +543,7 @@ class Composer:
     def _panel_slice(self, width: int) -> SSAValue:
         """The part of the panel that belongs to the current outer reduction indices."""
         assert self.panel is not None
-        rows, columns = self._panel_shape(width, self._depth())
+        shape = self._panel_shape(width, self._depth())
         place: SSAValue | None = None
         for position in self.problem.outer("k"):
             if place is not None:
@@ -429,16 +553,13 @@ class Composer:
             place = index if place is None else self.loops.add(place, index)
         dynamic: list[SSAValue] = []
         if place is not None:
-            size = self.loops.constant(rows * columns)
+            size = self.loops.constant(math.prod(shape))
             dynamic = [self.loops.insert(arith.MuliOp(place, size)).result]
         offset = None if dynamic else 0
-        type_ = MemRefType(
-            self.problem.operand.mlir, [rows, columns], StridedLayoutAttr([columns, 1], offset)
-        )
+        strides = [math.prod(shape[d:]) for d in range(1, len(shape) + 1)]
+        type_ = MemRefType(self.problem.operand.mlir, shape, StridedLayoutAttr(strides, offset))
         static = [DYNAMIC_INDEX if dynamic else 0]
-        cast = memref.ReinterpretCastOp(
-            self.panel, dynamic, [], [], static, [rows, columns], [columns, 1], type_
-        )
+        cast = memref.ReinterpretCastOp(self.panel, dynamic, [], [], static, shape, strides, type_)
         return self.loops.insert(cast).result
 
     # --------------------------------------------------------------------------- indices
@@ -459,13 +580,20 @@ class Composer:
                 dim = role.dims[iterator]
                 assert dim is not None
                 tags[dim] = kind
+                if kind == "k" and role.within is not None:
+                    tags[role.within] = "g"
         return evaluate(map_, self.at, self.loops), "".join(tags)
 
 
 def evaluate(map_: AffineMap, at: Mapping[int, SSAValue], loops: LoopBuilder) -> list[SSAValue]:
-    """A linear map's results at some indices of its iterators."""
+    """A map's results at some indices of its iterators; of groups these must be whole."""
     values: list[SSAValue] = []
     for result in map_.results:
+        if (group := group_index(result)) is not None:
+            size = loops.constant(group.size)
+            zero = loops.constant(0)
+            values.append(zero if group.within else loops.div(at[group.position], size))
+            continue
         linear = linear_coefficients(result, map_.num_dims)
         assert linear is not None
         coefficients, constant = linear
@@ -477,6 +605,17 @@ def evaluate(map_: AffineMap, at: Mapping[int, SSAValue], loops: LoopBuilder) ->
         total = loops.constant(0) if total is None else total
         values.append(loops.offset(total, constant))
     return values
+
+
+def lone_dimension(map_: AffineMap, iterator: int | None) -> int | None:
+    """The dimension that an iterator indexes alone, if there is one."""
+    if iterator is None:
+        return None
+    dims = [d for d, result in enumerate(map_.results) if iterator in result.used_dims()]
+    alone = [d for d in dims if map_.results[d] == AffineExpr.dimension(iterator)]
+    if dims != alone or len(alone) > 1:
+        raise Unsupported("each iterator must index a dimension of an extra operand alone, or none")
+    return alone[0] if alone else None
 
 
 def enclosing_function(op: GemmOp) -> func.FuncOp:

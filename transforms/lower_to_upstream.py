@@ -22,7 +22,7 @@ overlapping results: LLVM would hoist the loads of a fully unrolled reduction ou
 over blocks, and spill them. Imports: our dialects and targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -36,8 +36,11 @@ from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     I64,
     ArrayAttr,
+    BFloat16Type,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
+    Float16Type,
+    Float64Type,
     FunctionType,
     IndexType,
     IntegerAttr,
@@ -49,19 +52,24 @@ from xdsl.dialects.builtin import (
     StringAttr,
     UnitAttr,
     VectorType,
+    bf16,
+    f32,
     i1,
     i8,
+    i16,
     i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.utils.type import get_element_type_or_self
 
 from nkdsl.diagnostics import refuse
 from nkdsl.dialects import nkvector
 from nkdsl.dialects.nanokernel import TARGET_ATTRIBUTE, MicrokernelOp, WorkspaceOp
 from nkdsl.dialects.nkvector import constant_index, register_type
+from nkdsl.dialects.vector_arith import on_vectors
 from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.layout import Layout, layout_of
 from nkdsl.targets import get_target
@@ -151,6 +159,7 @@ class Lowering:
         self.masks: dict[tuple[int, int], SSAValue] = {}
         self.run_time_masks: dict[tuple[SSAValue, int], SSAValue] = {}
         self.zeros: dict[Attribute, SSAValue] = {}
+        self.integers: dict[tuple[Attribute, int], SSAValue] = {}
         self.workspace: SSAValue | None = None
         self.workspace_bytes = 0
 
@@ -190,6 +199,10 @@ class Lowering:
             case nkvector.FmaOp():
                 result = [op.result.type]
                 self._replace(op, vector.FMAOp.create(operands=op.operands, result_types=result))
+            case nkvector.DotOp():
+                op.result.replace_all_uses_with(self._dot(op))
+            case nkvector.BroadcastLoadOp() if op.count > 1 or _is_half(op.memref_type):
+                self._replace(op, self._broadcast_group(op))
             case nkvector.BroadcastLoadOp():
                 element = op.memref_type.element_type
                 load = memref.LoadOp.create(operands=self._address(op), result_types=[element])
@@ -202,6 +215,8 @@ class Lowering:
                 self._replace(op, self._load(op))
             case nkvector.StoreOp():
                 self._store(op)
+            case nkvector.ShuffleOp() if self._is_foreign(op.result.type):
+                op.result.replace_all_uses_with(self._shuffled_as_integers(op))
             case nkvector.ShuffleOp():
                 self._replace(
                     op,
@@ -211,6 +226,12 @@ class Lowering:
                         properties={"mask": op.mask},
                     ),
                 )
+            case arith.TruncFOp() if _rounds_twice(op):
+                refuse(op, "nothing rounds f64 to 16 bits at once; store the result as f32 or f64")
+            case arith.TruncFOp() if self._is_foreign(op.result.type) and _is_f32(op.input.type):
+                op.result.replace_all_uses_with(self._rounded_to_bf16(op.input))
+            case arith.ExtFOp() if self._is_foreign(op.input.type):
+                op.result.replace_all_uses_with(self._extended_bf16(op))
             case nkvector.FenceOp():
                 self.loops.insert(llvm.InlineAsmOp("", "", [], [], has_side_effects=True))
             case WorkspaceOp():
@@ -236,6 +257,160 @@ class Lowering:
     def _replace(self, op: Operation, new: Operation) -> None:
         op.results[0].replace_all_uses_with(self.loops.insert(new).results[0])
 
+    # -------------------------------------------------------------------------- arithmetic
+
+    def _dot(self, op: nkvector.DotOp) -> SSAValue:
+        """The intrinsic that the instruction's entry names, with its arguments in its order."""
+        instruction = self.target.instruction(op.instruction.data)
+        given = {"acc": op.acc, "lhs": op.lhs, "rhs": op.rhs}
+        order = [name.strip() for name in instruction.order.split(",")]
+        call = llvm.CallIntrinsicOp.create(
+            operands=[given[name] for name in order],
+            result_types=[op.result.type],
+            properties={
+                "intrin": StringAttr(instruction.upstream),
+                "op_bundle_sizes": _array(i32),
+                "fastmathFlags": llvm.FastMathAttr(None),
+                "operandSegmentSizes": _array(i32, len(order), 0),
+            },
+        )
+        product = self.loops.insert(call).results[0]
+        if "acc" in order:
+            return product
+        return self.loops.insert(arith.AddiOp(op.acc, product)).result
+
+    # Without instructions for bf16 LLVM computes in f32, calls a function to round, and takes
+    # registers apart for that: whatever is done to bf16 is done to its bits.
+
+    def _is_foreign(self, type_: Attribute) -> bool:
+        """Whether a type is bf16, or holds it, and the target has no instructions for that."""
+        return get_element_type_or_self(type_) == bf16 and not self.target.rounds_to_bf16
+
+    def _make(
+        self,
+        op: type[Operation],
+        element: Attribute,
+        *operands: SSAValue,
+        properties: Mapping[str, Attribute] | None = None,
+    ) -> SSAValue:
+        """An elementwise operation on scalars or on registers, with results of some type."""
+        like = operands[0].type
+        if isinstance(like, VectorType):
+            element, op = VectorType(element, like.get_shape()), on_vectors(op)
+        made = op.create(
+            operands=operands, result_types=[element], properties=dict(properties or {})
+        )
+        return self.loops.insert(made).results[0]
+
+    def _shuffled_as_integers(self, op: nkvector.ShuffleOp) -> SSAValue:
+        lhs, rhs = (self._make(arith.BitcastOp, i16, operand) for operand in op.operands)
+        shuffle = vector.ShuffleOp.create(
+            operands=[lhs, rhs],
+            result_types=[register_type(i16, len(op.lanes))],
+            properties={"mask": op.mask},
+        )
+        return self._make(arith.BitcastOp, bf16, self.loops.insert(shuffle).results[0])
+
+    def _extended_bf16(self, op: arith.ExtFOp) -> SSAValue:
+        """bf16 as f32, of which it is the upper half, or as f64."""
+        bits = self._make(arith.BitcastOp, i16, op.input)
+        upper = self._make(arith.ExtUIOp, i32, bits)
+        sixteen = self._integers(upper.type, 16)
+        shifted = self._make(arith.ShLIOp, i32, upper, sixteen, properties=_MAY_OVERFLOW)
+        single = self._make(arith.BitcastOp, f32, shifted)
+        if op.result.type == single.type:
+            return single
+        return self.loops.insert(arith.ExtFOp(single, op.result.type)).result
+
+    def _rounded_to_bf16(self, value: SSAValue) -> SSAValue:
+        """f32 as bf16, rounded to nearest even, in integers: its upper half is what is truncated.
+
+        To that a carry is added from below: from more than half of the last place, or just half if
+        the number is odd. A NaN stays one.
+        """
+        make = self._make
+        bits = make(arith.BitcastOp, i32, value)
+
+        def constant(number: int) -> SSAValue:
+            return self._integers(bits.type, number)
+
+        upper = make(arith.ShRUIOp, i32, bits, constant(16))
+        odd = make(arith.AndIOp, i32, upper, constant(1))
+        half = make(arith.AddiOp, i32, odd, constant(0x7FFF), properties=_MAY_OVERFLOW)
+        carried = make(arith.AddiOp, i32, bits, half, properties=_MAY_OVERFLOW)
+        rounded = make(arith.ShRUIOp, i32, carried, constant(16))
+        quiet = make(arith.OrIOp, i32, upper, constant(0x40))
+        is_nan = make(arith.CmpfOp, i1, value, value, properties=_UNORDERED)
+        chosen = make(arith.SelectOp, i32, is_nan, quiet, rounded)
+        narrow = make(arith.TruncIOp, i16, chosen)
+        return make(arith.BitcastOp, bf16, narrow)
+
+    def _integers(self, type_: Attribute, number: int) -> SSAValue:
+        """A number, or a register of it, made once."""
+        if (type_, number) not in self.integers:
+            attribute = (
+                DenseIntOrFPElementsAttr.from_list(type_, [number])
+                if isinstance(type_, VectorType)
+                else IntegerAttr(number, i32)
+            )
+            op = self.loops.insert_at_entry(arith.ConstantOp(attribute))
+            self.integers[type_, number] = op.result
+        return self.integers[type_, number]
+
+    def _broadcast_group(self, op: nkvector.BroadcastLoadOp) -> Operation:
+        """A group is loaded as one wide integer, which is copied to all lanes.
+
+        So is a single float of 16 bits, which LLVM would take apart without AVX-512.
+        """
+        flat, index = self._address(op)
+        element, type_ = op.memref_type.element_type, _vector(op.result.type)
+        group = register_type(element, op.count)
+        size = element_type_of(element).size * op.count
+        word = IntegerType(8 * size)
+        if op.active is None:
+            load: Operation = vector.LoadOp.create(operands=[flat, index], result_types=[group])
+            loaded: SSAValue = self.loops.insert(load).results[0]
+        else:
+            loaded = self._partial_group(op, flat, index, group)
+        single = register_type(word, 1)
+        cast = vector.BitcastOp.create(operands=[loaded], result_types=[single])
+        bits = vector.ExtractOp.create(
+            operands=[self.loops.insert(cast).results[0]],
+            result_types=[word],
+            properties={"static_position": _array(i64, 0)},
+        )
+        everywhere = vector.BroadcastOp.create(
+            operands=[self.loops.insert(bits).results[0]],
+            result_types=[register_type(word, type_.get_shape()[0] // op.count)],
+        )
+        self.loops.insert(everywhere)
+        return vector.BitcastOp.create(operands=everywhere.results, result_types=[type_])
+
+    def _partial_group(
+        self, op: nkvector.BroadcastLoadOp, flat: SSAValue, index: SSAValue, group: VectorType
+    ) -> SSAValue:
+        """Some elements of a group, and zeros: masked, or element by element."""
+        if element_type_of(group.element_type).size >= self.target.smallest_masked:
+            assert op.active is not None
+            operands = [flat, index, self._mask(op.active, op.count), self._zero(group)]
+            masked = vector.MaskedLoadOp.create(operands=operands, result_types=[group])
+            return self.loops.insert(masked).results[0]
+        count = constant_index(op.active)
+        if count is None:
+            refuse(op, "how many elements of a group exist must be known")
+        value = self._zero(group)
+        for number in range(count):
+            place = self.loops.offset(index, number)
+            load = memref.LoadOp.create(operands=[flat, place], result_types=[group.element_type])
+            element = self.loops.insert(load).results[0]
+            insert = vector.InsertOp.create(
+                operands=[element, value],
+                result_types=[group],
+                properties={"static_position": _array(i64, number)},
+            )
+            value = self.loops.insert(insert).results[0]
+        return value
+
     # --------------------------------------------------------------------------- accesses
 
     def _load(self, op: nkvector.LoadOp) -> Operation:
@@ -243,6 +418,7 @@ class Lowering:
         type_ = _vector(op.result.type)
         if op.active is None:
             return vector.LoadOp.create(operands=[flat, index], result_types=[type_])
+        self._refuse_unmasked(op)
         mask = self._mask(op.active, op.lanes)
         operands = [flat, index, mask, self._zero(type_)]
         return vector.MaskedLoadOp.create(operands=operands, result_types=[type_])
@@ -252,9 +428,20 @@ class Lowering:
         if op.active is None:
             self.loops.insert(vector.StoreOp.create(operands=[op.vector, flat, index]))
             return
+        self._refuse_unmasked(op)
         mask = self._mask(op.active, op.lanes)
         operands = [flat, index, mask, op.vector]
         self.loops.insert(vector.MaskedStoreOp.create(operands=operands))
+
+    def _refuse_unmasked(self, op: nkvector.LoadOp | nkvector.StoreOp) -> None:
+        """Refuse to mask elements that the target can't: LLVM would branch for each of them."""
+        element = op.memref_type.element_type
+        if element_type_of(element).size < self.target.smallest_masked:
+            refuse(
+                op,
+                f"{self.target.name} can't mask elements of {element}, only those of "
+                f"{self.target.smallest_masked} bytes or more; load and store them in parts",
+            )
 
     def _prefetch(self, op: nkvector.PrefetchOp) -> None:
         """By plain pointer arithmetic, which stays well defined past the end of the memref."""
@@ -533,6 +720,16 @@ class Lowering:
         root = self.loops.insert(cast).result
         layout = layout_of(type_)
         self.flats[root] = memory
+        # Whatever isn't ours expects a memref of the type that it was.
+        others = [use for use in op.result.uses if use.operation.dialect_name() == "linalg"]
+        if others:
+            shape, strides = list(type_.get_shape()), list(strides_of(type_))
+            whole = memref.ReinterpretCastOp(
+                root, [], [], [], [0], shape, [s or 1 for s in strides], type_
+            )
+            self.loops.insert(whole)
+            for use in others:
+                use.operation.operands[use.index] = whole.result
         self.views[op.result] = FlatView(root, elements, None, layout.shape, layout.strides)
 
     def _reinterpret(self, op: memref.ReinterpretCastOp) -> None:
@@ -670,6 +867,8 @@ class Lowering:
             )
         else:
             self.function.attributes["passthrough"] = ArrayAttr(passthrough)
+        # They are about the arguments as they were.
+        self.function.properties.pop("arg_attrs", None)
         del self.function.attributes[TARGET_ATTRIBUTE]
         if self.workspace_bytes:
             self.function.attributes[WORKSPACE_ATTRIBUTE] = IntegerAttr(self.workspace_bytes, i64)
@@ -688,6 +887,12 @@ class Lowering:
             type_,
         )
         argument.replace_all_uses_with(self._insert_early(cast).result)
+
+
+def _rounds_twice(op: arith.TruncFOp) -> bool:
+    """Whether f64 becomes a type of 16 bits, by way of f32."""
+    wide, narrow = (get_element_type_or_self(v.type) for v in (op.input, op.result))
+    return isinstance(wide, Float64Type) and isinstance(narrow, BFloat16Type | Float16Type)
 
 
 @cache
@@ -709,6 +914,12 @@ _WINDOW_PROPERTIES = {
     "operandSegmentSizes": _array(i32, 1, 1, 1, 0),
 }
 
+_MAY_OVERFLOW = {"overflowFlags": arith.IntegerOverflowAttr("none")}
+_UNORDERED = {
+    "predicate": IntegerAttr(14, i64),  # uno
+    "fastmath": arith.FastMathFlagsAttr("none"),
+}
+
 _POINTER = llvm.LLVMPointerType()
 _NO_WRAP_FLAGS = IntegerAttr(0, i32)
 _PREFETCH_PROPERTIES = {
@@ -717,6 +928,16 @@ _PREFETCH_PROPERTIES = {
     "fastmathFlags": llvm.FastMathAttr(None),
     "operandSegmentSizes": _array(i32, 4, 0),
 }
+
+
+def _is_f32(type_: Attribute) -> bool:
+    """Whether a type is f32, or holds it."""
+    return get_element_type_or_self(type_) == f32
+
+
+def _is_half(type_: MemRefType) -> bool:
+    """Whether elements are floats of 16 bits."""
+    return isinstance(type_.element_type, BFloat16Type | Float16Type)
 
 
 def strides_of(type_: MemRefType) -> Sequence[int | None]:

@@ -31,6 +31,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineMap
 from xdsl.rewriter import InsertPoint
 
 from nkdsl.dialects.nanokernel import (
+    BlockAccess,
     BlockType,
     GemmOp,
     LoadOp,
@@ -39,11 +40,15 @@ from nkdsl.dialects.nanokernel import (
     StepOp,
     StoreOp,
     ZeroOp,
+    group_index,
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
 from nkdsl.planner.cost import FACTORS
+from nkdsl.targets import get_target
+from nkdsl.targets.model import Instruction, Target
 from nkdsl.transforms.loops import Carried, LoopBuilder
+from nkdsl.types import element_type_of
 
 LONG_REDUCTION = 64
 """Steps from which on a result is asked for ahead: fewer belong to a product that fits a cache."""
@@ -67,32 +72,116 @@ class Microkernel:
     def compose(self) -> None:
         """Build everything."""
         plan, op = self.plan, self.op
-        out = self._memref(op.out)
-        block = BlockType.of(*plan.block, out.element_type, plan.lanes.data)
-        start = self.loops.insert(ZeroOp(block)).result
-        depth, turn = self._depth(), self.loops.constant(plan.k_unroll.data)
+        block = BlockType.of(*plan.block, op.accumulator, plan.lanes.data)
+        start = self._start(block)
+        turn, group = self.loops.constant(plan.k_unroll.data), self.loops.constant(self.group)
+        steps_in_all = self._size("k")
+        depth = self.loops.div(steps_in_all, group)
         self._prefetch_result(block, depth)
         whole = self.loops.sub(depth, self.loops.rem(depth, turn))
         tail = self._tail()
 
-        def steps(count: int) -> Callable[[SSAValue, Carried], Carried]:
-            def step(k: SSAValue, part: Carried) -> Carried:
-                factors = self._factor(0, k), self._factor(1, k)
-                name = plan.instruction.data
-                made = StepOp(part[0], *factors, count, name, self._prefetch(), tail, op.kept)
+        def steps(
+            count: int, existing: SSAValue | None = None
+        ) -> Callable[[SSAValue, Carried], Carried]:
+            """Steps of the reduction from a group of some number on."""
+
+            def step(number: SSAValue, part: Carried) -> Carried:
+                factors = self._factor(0, number), self._factor(1, number)
+                name = self.target.executed(self._instruction, self._broadcast).name
+                made = StepOp(
+                    *(part[0], *factors, count, name, self._prefetch(), tail, op.kept),
+                    flip=self._flip,
+                    existing=existing,
+                )
                 return [self.loops.insert(made).result]
 
             return step
 
-        loops, turns = self.loops, steps(plan.k_unroll.data)
+        loops, turns = self.loops, steps(plan.k_unroll.data * self.group)
         sums: SSAValue = start
         begin = self.zero
         if op.source is not None:
             sums, begin = self._pack_meanwhile(turns, sums, whole)
         (sums,) = loops.counted(begin, whole, turn, turns, [sums])
         if plan.k_unroll.data > 1:
-            (sums,) = loops.counted(whole, depth, loops.constant(1), steps(1), [sums])
+            (sums,) = loops.counted(whole, depth, loops.constant(1), steps(self.group), [sums])
+        rest = loops.rem(steps_in_all, group)
+        if self._masks_groups and constant_index(rest) is None:
+            last = self.loops.minimum(rest, loops.constant(1))
+            sums = self._one_turn(sums, depth, last, steps(self.group, rest))
+        else:
+            for count in range(1, self.group):
+                sums = self._last_group(sums, depth, rest, count, steps(count))
         self._store(sums, tail)
+
+    @property
+    def _masks_groups(self) -> bool:
+        """Whether one step does for a last group of any number of elements."""
+        vector = int(self.plan.lanes.data == "n")
+        element = element_type_of(self._memref(self.op.lhs).element_type)
+        return "g" in self.tags[vector] and element.size >= self.target.smallest_masked
+
+    def _one_turn(
+        self,
+        sums: SSAValue,
+        number: SSAValue,
+        count: SSAValue,
+        step: Callable[[SSAValue, Carried], Carried],
+    ) -> SSAValue:
+        """The sums after one turn of a loop, or none: `count` says which."""
+        loops = self.loops
+        end = loops.add(number, count)
+        (sums,) = loops.counted(number, end, loops.constant(1), step, [sums])
+        return sums
+
+    def _last_group(
+        self,
+        sums: SSAValue,
+        number: SSAValue,
+        rest: SSAValue,
+        count: int,
+        step: Callable[[SSAValue, Carried], Carried],
+    ) -> SSAValue:
+        """The sums after a last group, if `count` steps of it exist."""
+        loops = self.loops
+        if (known := constant_index(rest)) is not None:
+            return step(number, [sums])[0] if known == count else sums
+        one, zero = loops.constant(1), self.zero
+        here = loops.compare(rest, "eq", loops.constant(count))
+        (turns,) = loops.choose(here, lambda: (one,), lambda: (zero,))
+        return self._one_turn(sums, number, turns, step)
+
+    def _start(self, block: BlockType) -> SSAValue:
+        """What the sums start with."""
+        if self.op.start is None:
+            return self.loops.insert(ZeroOp(block)).result
+        load = LoadOp(self.op.start, [self.zero], self.plan.lanes.data, block)
+        return self.loops.insert(load).result
+
+    @property
+    def target(self) -> Target:
+        """The target of the plan."""
+        return get_target(self.plan.target.data)
+
+    @property
+    def group(self) -> int:
+        """Steps of the reduction that the instruction takes at once."""
+        return self._instruction.k
+
+    @property
+    def _instruction(self) -> Instruction:
+        return self.target.instruction(self.plan.instruction.data)
+
+    @property
+    def _broadcast(self) -> str:
+        """The factor whose elements are broadcast."""
+        return "lhs" if self.plan.lanes.data == "n" else "rhs"
+
+    @property
+    def _flip(self) -> str | None:
+        """The factor of which signs are flipped."""
+        return self._broadcast if self._instruction.flips else None
 
     # ------------------------------------------------------------------------------- packing
 
@@ -159,35 +248,43 @@ class Microkernel:
         """The kind of iterator that indexes each dimension."""
         tags = ""
         for result in map_.results:
-            if not isinstance(result, AffineDimExpr):
+            group = group_index(result)
+            if group is not None and group.size == self.group:
+                tags += "g" if group.within else "k"
+            elif isinstance(result, AffineDimExpr):
+                tags += self.kinds[result.position]
+            else:
                 raise Unsupported("a masked block is indexed by single iterators")
-            tags += self.kinds[result.position]
         return tags
 
     def _memref(self, value: SSAValue) -> MemRefType:
         assert isinstance(value.type, MemRefType)
         return value.type
 
-    def _factor(self, position: int, k: SSAValue) -> tuple[SSAValue, list[SSAValue], str]:
-        """A factor's access at step k."""
+    def _factor(self, position: int, number: SSAValue) -> tuple[SSAValue, list[SSAValue], str]:
+        """A factor's access at the group of some number."""
         tags = self.tags[position]
+        k = number
+        if "g" not in tags:
+            k = self.loops.mul(number, self.loops.constant(self.group))
         return self.op.memrefs[position], [k if tag == "k" else self.zero for tag in tags], tags
 
     def _size(self, tag: str) -> SSAValue:
         """The extent of a kind of iterator."""
+        if tag == "k" and all("g" in tags for tags in self.tags[:2]):
+            groups = memref.DimOp(self.op.lhs, self.loops.constant(self.tags[0].index("k")))
+            count = self.loops.insert(groups).result
+            return self.loops.mul(count, self.loops.constant(self.group))
         for value, tags in zip(self.op.memrefs[::-1], self.tags[::-1], strict=True):
-            if tag in tags:
+            if tag in tags and not (tag == "k" and "g" in tags):
                 known = self._memref(value).get_shape()[tags.index(tag)]
                 if known != DYNAMIC_INDEX:
                     return self.loops.constant(known)
         for value, tags in zip(self.op.memrefs[::-1], self.tags[::-1], strict=True):
-            if tag in tags:
+            if tag in tags and not (tag == "k" and "g" in tags):
                 dim = self.loops.constant(tags.index(tag))
                 return self.loops.insert(memref.DimOp(value, dim)).result
         return self.loops.constant(1)
-
-    def _depth(self) -> SSAValue:
-        return self._size("k")
 
     def _tail(self) -> SSAValue | None:
         """The elements along the lanes, where they are not as many as the block has."""
@@ -207,9 +304,10 @@ class Microkernel:
         for position, role in enumerate(FACTORS):
             tags, size = self.tags[position], plan.block[position]
             if plan.asks_ahead(role):
-                found[position] = [0 if tag == "k" else size for tag in tags]
+                found[position] = [size if tag in "mn" else 0 for tag in tags]
             elif position == vector and plan.prefetch.data and self.op.source is None:
-                found[position] = [plan.prefetch.data if tag == "k" else 0 for tag in tags]
+                steps = plan.prefetch.data * (1 if "g" in tags else self.group)
+                found[position] = [steps if tag == "k" else 0 for tag in tags]
         return found[0], found[1]
 
     def _store(self, block: SSAValue, tail: SSAValue | None) -> None:
@@ -217,12 +315,24 @@ class Microkernel:
         op, loops = self.op, self.loops
         out, tags = op.out, self.tags[2]
         indices = [self.zero] * len(tags)
+        extras = [
+            BlockAccess(extra, (self.zero,) * len(dims), dims)
+            for extra, dims in zip(op.extras, self.tags[3:], strict=True)
+        ]
 
         def store(*, first: bool) -> None:
             beta = None if first else op.beta
             accumulate = not first and op.alpha is None
+            epilogue = None if op.epilogue is None else op.epilogue.clone()
             loops.insert(
-                StoreOp(block, out, indices, tags, accumulate, tail=tail, alpha=op.alpha, beta=beta)
+                StoreOp(
+                    *(block, out, indices, tags, accumulate),
+                    tail=tail,
+                    alpha=op.alpha,
+                    beta=beta,
+                    extras=extras,
+                    epilogue=epilogue,
+                )
             )
 
         if op.first is not None:

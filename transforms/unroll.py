@@ -9,6 +9,10 @@ registers. Each op of the composed level has one rule:
   with fewer registers is loaded first and kept.
 - `step` with lanes along k: load a register of each row and column, multiply all pairs; `store`
   then adds up the lanes of each accumulator in a tree of shuffles.
+- `step` with an instruction that takes k in groups: a lane holds a group. Where a factor that is
+  loaded as registers isn't in groups, rows are loaded and interleaved by shuffles; an element that
+  is broadcast is a group of neighbours along k.
+- `store` with an epilogue: its operations, each on a whole register.
 - `pack`: a loop over L×L tiles transposed in registers, see `nkdsl.transforms.packing`.
 
 ```mlir
@@ -26,19 +30,32 @@ registers. Each op of the composed level has one rule:
 Reads the target from the function's attribute. Imports: our dialects, targets, planner.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref, scf, vector
-from xdsl.dialects.builtin import ModuleOp, StringAttr, VectorType
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    FloatAttr,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    StringAttr,
+    VectorType,
+    bf16,
+    f32,
+    i8,
+    i16,
+    i32,
+)
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint
 
 from nkdsl.diagnostics import refuse
-from nkdsl.dialects import nkvector
+from nkdsl.dialects import nkvector, vector_arith
 from nkdsl.dialects.nanokernel import (
     TARGET_ATTRIBUTE,
     BlockType,
@@ -47,18 +64,20 @@ from nkdsl.dialects.nanokernel import (
     PrefetchOp,
     StepOp,
     StoreOp,
+    SumOp,
     WorkspaceOp,
+    YieldOp,
     ZeroOp,
 )
 from nkdsl.dialects.nkvector import constant_index
-from nkdsl.errors import NkdslError
+from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.planner.registers import Register, registers_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
-from nkdsl.transforms.loops import LoopBuilder
+from nkdsl.transforms.loops import Carried, LoopBuilder
 from nkdsl.transforms.packing import Packer
-from nkdsl.transforms.registers import Access, RegisterBuilder
-from nkdsl.types import element_type_of
+from nkdsl.transforms.registers import Access, RegisterBuilder, splat
+from nkdsl.types import element_type, element_type_of
 
 
 def _block_type(value: SSAValue) -> BlockType:
@@ -105,6 +124,16 @@ class OuterProduct:
     """How far ahead `vector` is prefetched, an offset a dimension; empty for not at all."""
     scalar_ahead: tuple[int, ...]
     """The same of `scalar`."""
+    instruction: Instruction
+    """What multiplies."""
+    lhs_is_vector: bool
+    """Whether `vector` is the left factor."""
+    depth: int
+    """Elements of k in all."""
+    flips: bool
+    """Whether the signs of `scalar` are flipped."""
+    run_time: SSAValue | None
+    """How many elements of the only group exist, where that is known only at run time."""
     panel: Access | None = None
     """Where the registers of `vector` are kept."""
 
@@ -117,9 +146,28 @@ class OuterProduct:
         lhs_ahead, rhs_ahead = op.prefetch
         if op.block.lanes.data == "n":
             registers = _readable(rhs, "n", registers_of(columns, instruction, target))
-            return cls(rhs, lhs, "n", "m", registers, rows, rhs_ahead, lhs_ahead)
+            return cls(
+                *(rhs, lhs, "n", "m", registers, rows, rhs_ahead, lhs_ahead),
+                *(instruction, False, op.depth.value.data, op.flip is not None, op.existing),
+            )
         registers = _readable(lhs, "m", registers_of(rows, instruction, target))
-        return cls(lhs, rhs, "m", "n", registers, columns, lhs_ahead, rhs_ahead)
+        return cls(
+            *(lhs, rhs, "m", "n", registers, columns, lhs_ahead, rhs_ahead),
+            *(instruction, True, op.depth.value.data, op.flip is not None, op.existing),
+        )
+
+    @property
+    def group(self) -> int:
+        """Elements of k that the instruction takes at once."""
+        return self.instruction.k
+
+    def existing(self, step: int) -> int:
+        """Elements of the group of a step that exist."""
+        return min(self.group, self.depth - step * self.group)
+
+    def step_of(self, access: Access, step: int) -> int:
+        """How far along a factor's index k a step is."""
+        return step if "g" in access.dims else step * self.group
 
     @property
     def extent(self) -> int:
@@ -154,6 +202,26 @@ def _is_panel(value: SSAValue) -> bool:
             return False
 
 
+Pair = tuple[SSAValue, SSAValue]
+"""A register of the factor that is loaded, and one of the factor that is broadcast."""
+
+_WIDENED: dict[str, Attribute] = {"f32": f32, "i16": i16}
+"""The types that instructions have factors extended to."""
+
+
+def _splat_of(op: arith.ConstantOp, lanes: int) -> arith.ConstantOp:
+    """A constant in all lanes."""
+    match op.value:
+        case FloatAttr() | IntegerAttr() as value:
+            return splat(op.result.type, lanes, value.value.data)
+        case other:
+            raise Unsupported(f"an epilogue's constants are numbers, not {other}")
+
+
+SIGN_BIT = -128
+"""The highest bit of eight, as a signed number."""
+
+
 class Unroller:
     """Rewrites one function from blocks to registers."""
 
@@ -167,7 +235,7 @@ class Unroller:
         entry = function.body.blocks[0]
         assert entry.first_op is not None
         self.loops = LoopBuilder(entry, InsertPoint.before(entry.first_op))
-        self.build = RegisterBuilder(self.loops)
+        self.build = RegisterBuilder(self.loops, target)
 
     def run(self) -> None:
         """Rewrite the whole function."""
@@ -200,6 +268,8 @@ class Unroller:
                 self._prefetch_block(op)
             case PackOp():
                 Packer(op, self.target, self.build).run()
+            case SumOp():
+                self._sum_panel(op)
             case scf.ForOp() if any(isinstance(a.type, BlockType) for a in op.iter_args):
                 self._loop(op)
             case scf.YieldOp() if any(isinstance(a.type, BlockType) for a in op.operands):
@@ -257,8 +327,9 @@ class Unroller:
         name = _next_step(block)
         if name is not None:
             return self.target.instruction(name)
-        element = element_type_of(_block_type(block).element_type)
-        return self.target.instruction_for(element, element)
+        # None will: any instruction whose registers have the widest lanes of such elements.
+        element = _block_type(block).element_type
+        return self.target.widest_of(element_type_of(element).size)
 
     def _layout(self, block: BlockType, instruction: Instruction) -> list[tuple[int, Register]]:
         """The registers of a block, row by row: (row, register) with lanes along n.
@@ -289,10 +360,55 @@ class Unroller:
         access = Access(op.memref, tuple(op.indices), op.dims.data)
         instruction = self._instruction(op.result)
         positions = self._positions(access, _block_type(op.result), instruction)
+        element = _block_type(op.result).element_type
         return Accumulators(
-            tuple(self.build.load(access, register, offsets) for register, offsets in positions),
+            tuple(
+                self._converted(self.build.load(access, register, offsets), element)
+                for register, offsets in positions
+            ),
             instruction,
         )
+
+    def _converted(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """A register in another floating-point type, if it is of another one."""
+        type_ = _vector_type(value)
+        if type_.element_type == element:
+            return value
+        wanted = nkvector.register_type(element, type_.get_shape()[0])
+        assert isinstance(element, AnyFloat)
+        assert isinstance(type_.element_type, AnyFloat)
+        if type_.element_type.bitwidth < element.bitwidth:
+            return self.loops.insert(arith.ExtFOp(value, wanted)).result
+        return self.loops.insert(arith.TruncFOp(value, wanted)).result
+
+    def _sum_panel(self, op: SumOp) -> None:
+        """Sums over k of a panel: products with ones, and then with the factor."""
+        assert isinstance(op.panel.type, MemRefType)
+        unsigned = op.unsigned is not None
+        factor, one = ("u8", "s8") if unsigned else ("s8", "u8")
+        instruction = self.target.instruction_for(element_type(one), element_type(factor))
+        loops, (_, width, group) = self.loops, op.panel.type.get_shape()
+        zero = loops.constant(0)
+        registers = registers_of(width, instruction, self.target)
+        ones = self.build.splat(i8, instruction.lanes * group, 1)
+        nothing = self.build.zero(i32, instruction.lanes)
+
+        def visit(row: SSAValue, sums: Carried) -> Carried:
+            panel = Access(op.panel, (row, zero, zero), "kng")
+            added: list[SSAValue] = []
+            for register, total in zip(registers, sums, strict=True):
+                place = panel.offsets(n=register.offset)
+                loaded = self.build.load(panel, register, place, group)
+                added.append(self._accumulated(instruction, ones, loaded, total))
+            return added
+
+        rows = loops.insert(memref.DimOp(op.panel, zero)).result
+        sums = loops.counted(zero, rows, loops.constant(1), visit, [nothing] * len(registers))
+        times = self.build.splat(i32, instruction.lanes, op.factor.value.data)
+        result = Access(op.sums, (zero,), "n")
+        for register, total in zip(registers, sums, strict=True):
+            product = loops.insert(arith.MuliOp(total, times)).result
+            self.build.store(product, result, register, [register.offset])
 
     def _positions(
         self, access: Access, block: BlockType, instruction: Instruction
@@ -311,9 +427,15 @@ class Unroller:
             self._store_sums(op, access)
             return
         positions = self._positions(access, block, accumulators.instruction)
-        for value, (register, offsets) in zip(accumulators.registers, positions, strict=True):
-            cut = self._cut(register, _along(block), op.tail)
-            self._store_result(op, value, access, cut, offsets)
+        # All old results are loaded before any is stored: a load waits for a masked store before it
+        # whose lanes it seems to overlap, those of the next row, too.
+        places = [(self._cut(r, _along(block), op.tail), offsets) for r, offsets in positions]
+        finished = [
+            self._result(op, value, access, *place)
+            for value, place in zip(accumulators.registers, places, strict=True)
+        ]
+        for value, place in zip(finished, places, strict=True):
+            self.build.store(value, access, *place)
 
     def _prefetch_block(self, op: PrefetchOp) -> None:
         """Ask for each line of a block once."""
@@ -337,25 +459,88 @@ class Unroller:
             self.tails[tail, register.offset] = active.result
         return replace(register, run_time=self.tails[tail, register.offset])
 
-    def _store_result(
+    def _result(
         self,
         op: StoreOp,
         value: SSAValue,
         access: Access,
         register: Register,
         offsets: Sequence[int],
-    ) -> None:
-        """Store one register of results, scaled and added to the old ones as `op` says."""
+    ) -> SSAValue:
+        """One register of results: sums scaled, added to the old ones, finished, as `op` says."""
+        element = _vector_type(value).element_type
+
+        def old() -> SSAValue:
+            return self._converted(self.build.load(access, register, offsets), element)
+
         if op.alpha is not None:
             value = self.loops.insert(arith.MulfOp(value, self._splat(op.alpha, value))).result
         if op.accumulate is not None:
-            old = self.build.load(access, register, offsets)
-            value = self.loops.insert(arith.AddfOp(old, value)).result
+            value = self.build.sum(old(), value)
         if op.beta is not None:
-            old = self.build.load(access, register, offsets)
             beta = self._splat(op.beta, value)
-            value = self.loops.insert(nkvector.FmaOp(old, beta, value)).result
-        self.build.store(value, access, register, offsets)
+            value = self.loops.insert(nkvector.FmaOp(old(), beta, value)).result
+        if op.epilogue is not None:
+            place = dict(zip(access.dims, offsets, strict=True))
+            return self._finished(op, value, register, place)
+        return self._converted(value, access.type.element_type)
+
+    def _finished(
+        self, op: StoreOp, value: SSAValue, register: Register, place: Mapping[str, int]
+    ) -> SSAValue:
+        """What the epilogue makes of one register of sums, at some place of the block."""
+        assert op.epilogue is not None
+        block, lanes = op.epilogue.block, nkvector.vector_lanes(value.type)
+        values: dict[SSAValue, SSAValue] = {block.args[0]: value}
+        along = self._lanes_dimension(op)
+        for extra, argument in zip(op.extra_accesses, block.args[1:], strict=True):
+            access = Access(extra.memref, extra.indices, extra.dims)
+            distances = {tag: place.get(tag, 0) for tag in "mn"}
+            values[argument] = self._extra(access, along, register, distances)
+        for inner in block.ops:
+            if isinstance(inner, YieldOp):
+                return self._as_register(values, inner.operands[0], lanes)
+            operands = [self._as_register(values, operand, lanes) for operand in inner.operands]
+            types = [nkvector.register_type(result.type, lanes) for result in inner.results]
+            if isinstance(inner, arith.ConstantOp):
+                made: Operation = _splat_of(inner, lanes)
+            else:
+                made = vector_arith.on_vectors(type(inner)).create(
+                    operands=operands,
+                    result_types=types,
+                    properties=inner.properties,
+                    attributes=inner.attributes,
+                )
+            self.loops.insert(made)
+            values |= zip(inner.results, made.results, strict=True)
+        raise AssertionError("the verifier found what the epilogue yields")
+
+    def _lanes_dimension(self, op: StoreOp) -> str:
+        """The kind of iterator along the lanes of the registers that are stored."""
+        block = _block_type(op.block)
+        return block.lanes.data if block.lanes.data != "k" else self._sums_along(op)
+
+    def _as_register(
+        self, values: dict[SSAValue, SSAValue], value: SSAValue, lanes: int
+    ) -> SSAValue:
+        """An operand of an epilogue's operation; what comes from outside is in all lanes."""
+        if value not in values:
+            type_ = nkvector.register_type(value.type, lanes)
+            values[value] = self.loops.insert(vector.BroadcastOp(value, type_)).vector
+        return values[value]
+
+    def _extra(
+        self, access: Access, along: str, register: Register, distances: dict[str, int]
+    ) -> SSAValue:
+        """A register of a further operand: its elements, or one of them in all lanes."""
+        offsets = access.offsets(**distances)
+        if along not in access.dims:
+            return self.build.broadcast(access, register.lanes, offsets)
+        if along in access.contiguous:
+            return self.build.load(access, register, offsets)
+        raise Unsupported(
+            f"an extra operand of the epilogue must be contiguous along {along}; copy it"
+        )
 
     def _splat(self, scalar: SSAValue, like: SSAValue) -> SSAValue:
         """A register of one value."""
@@ -365,10 +550,10 @@ class Unroller:
 
     def _store_sums(self, op: StoreOp, access: Access) -> None:
         """Add up each accumulator's lanes; registers of sums lie along the contiguous side."""
-        rows, columns = extents = _block_type(op.block).shape
-        along, across = ("n", "m")
-        if "m" in access.contiguous and not ("n" in access.contiguous and columns >= rows):
-            along, across = ("m", "n")
+        extents = _block_type(op.block).shape
+        columns = extents[1]
+        along = self._sums_along(op)
+        across = "m" if along == "n" else "n"
         extent = dict(zip("mn", extents, strict=True))
         if along not in access.contiguous and extent[along] > 1:
             refuse(op, "sums of lanes need a result that is contiguous along rows or columns")
@@ -381,7 +566,16 @@ class Unroller:
                 sums = self.build.sum_lanes(group, instruction.lanes)
                 narrow = self.build.narrow(sums, register.lanes)
                 offsets = access.offsets(**{across: position, along: register.offset})
-                self._store_result(op, narrow, access, register, offsets)
+                result = self._result(op, narrow, access, register, offsets)
+                self.build.store(result, access, register, offsets)
+
+    def _sums_along(self, op: StoreOp) -> str:
+        """The dimension that registers of sums lie along: a contiguous one, the longer of two."""
+        rows, columns = _block_type(op.block).shape
+        contiguous = Access(op.memref, tuple(op.indices), op.dims.data).contiguous
+        if "m" in contiguous and not ("n" in contiguous and columns >= rows):
+            return "m"
+        return "n"
 
     # ------------------------------------------------------------------------------- steps
 
@@ -390,9 +584,10 @@ class Unroller:
         values = list(self.blocks[op.acc].registers)
         depth = op.depth.value.data
         if op.block.lanes.data == "k":
-            for register in registers_of(depth, instruction, self.target):
+            width = instruction.lanes * instruction.k
+            for start in range(0, depth, width):
                 self.loops.insert(nkvector.FenceOp())
-                self._dot(values, op, Register(register.offset, instruction.lanes, register.active))
+                self._dot(values, op, Register(start, width, min(width, depth - start)))
             return Accumulators(tuple(values), instruction)
         product = OuterProduct.of(op, instruction, self.target)
         if op.tail is not None:
@@ -401,25 +596,40 @@ class Unroller:
             product = replace(product, registers=cut)
         if op.kept is not None:
             row = product.vector.indices[product.vector.dims.index("k")]
-            panel = Access(op.kept, (row, self.loops.constant(0)), "k" + product.along)
+            zero, group = self.loops.constant(0), instruction.k
+            dims = "k" + product.along + ("g" if group > 1 else "")
+            row = self.loops.div(row, self.loops.constant(group))
+            panel = Access(op.kept, (row, *[zero] * (len(dims) - 1)), dims)
             product = replace(product, panel=panel)
-        line = self.target.caches[0].line // instruction.operand_type.size
-        for k in range(depth):
+        for step in range(-(-depth // instruction.k)):
             self.loops.insert(nkvector.FenceOp())
-            if product.vector_ahead:
-                places = range(0, product.extent, line)
-                self._prefetch(product.vector, product.vector_ahead, product.along, k, places)
-            if product.scalar_ahead:
-                places = range(0, product.count, line)
-                if product.across not in product.scalar.contiguous:
-                    # Each row once in a line's worth of steps, or once a turn if that is shorter.
-                    places = range(k % line, product.count, min(depth, line))
-                self._prefetch(product.scalar, product.scalar_ahead, product.across, k, places)
-            self._outer_product(values, product, k)
+            self._ask_ahead(product, step)
+            self._outer_product(values, product, step)
         return Accumulators(tuple(values), instruction)
 
+    def _ask_ahead(self, product: OuterProduct, step: int) -> None:
+        """Ask for what later steps or blocks read."""
+        line = self.target.caches[0].line // product.instruction.operand_type.size
+        vector, scalar = product.vector, product.scalar
+        if product.vector_ahead:
+            in_groups = "g" in vector.dims
+            places = range(0, product.extent, line // product.group if in_groups else line)
+            rows = 1 if in_groups else product.existing(step)
+            first = product.step_of(vector, step)
+            for k in range(first, first + rows):
+                self._prefetch(vector, product.vector_ahead, product.along, k, places)
+        if product.scalar_ahead:
+            places = range(0, product.count, line)
+            if product.across not in scalar.contiguous:
+                # Each row once in a line's worth of steps, or once a turn if that is shorter.
+                steps = -(-product.depth // product.group)
+                every = line // product.group
+                places = range(step % every, product.count, min(steps, every))
+            k = product.step_of(scalar, step)
+            self._prefetch(scalar, product.scalar_ahead, product.across, k, places)
+
     def _outer_product(self, values: list[SSAValue], product: OuterProduct, k: int) -> None:
-        """Step k with lanes along m or n; the factor with fewer registers is loaded first."""
+        """One step with lanes along m or n; the factor with fewer registers is loaded first."""
         registers, count = product.registers, product.count
         if len(registers) <= count:
             kept = [self._vector(product, register, k) for register in registers]
@@ -427,33 +637,92 @@ class Unroller:
                 element = self._scalar(product, position, k)
                 for column, loaded in enumerate(kept):
                     slot = position * len(registers) + column
-                    self._multiply(values, slot, loaded, element)
+                    self._multiply(values, slot, product, (loaded, element))
         else:
             elements = [self._scalar(product, position, k) for position in range(count)]
             for column, register in enumerate(registers):
                 loaded = self._vector(product, register, k)
                 for position, element in enumerate(elements):
                     slot = position * len(registers) + column
-                    self._multiply(values, slot, loaded, element)
+                    self._multiply(values, slot, product, (loaded, element))
 
-    def _vector(self, product: OuterProduct, register: Register, k: int) -> SSAValue:
-        offsets = {product.along: register.offset, "k": k}
-        value = self.build.load(product.vector, register, product.vector.offsets(**offsets))
+    def _vector(self, product: OuterProduct, register: Register, step: int) -> SSAValue:
+        vector, group = product.vector, product.group
+        along = {product.along: register.offset}
+        first = product.step_of(vector, step)
+        if group == 1 or "g" in vector.dims:
+            value = self.build.load(vector, register, vector.offsets(**along, k=first), group)
+        else:
+            # Rows that don't exist count as zero.
+            rows = [
+                self.build.load(vector, register, vector.offsets(**along, k=first + row))
+                for row in range(product.existing(step))
+            ]
+            while len(rows) < group:
+                rows.append(self.build.zero(vector.type.element_type, register.lanes))
+            value = self.build.interleaved(rows)
         if product.panel is not None:
             whole = replace(register, active=register.lanes, run_time=None)
-            self.build.store(value, product.panel, whole, product.panel.offsets(**offsets))
-        return value
+            offsets = product.panel.offsets(**along, k=step)
+            self.build.store(value, product.panel, whole, offsets, group)
+        return self._widened(value, product.instruction, left=product.lhs_is_vector)
 
-    def _scalar(self, product: OuterProduct, position: int, k: int) -> SSAValue:
-        offsets = product.scalar.offsets(**{product.across: position, "k": k})
-        return self.build.broadcast(product.scalar, product.registers[0].lanes, offsets)
+    def _scalar(self, product: OuterProduct, position: int, step: int) -> SSAValue:
+        scalar, group = product.scalar, product.group
+        k = product.step_of(scalar, step)
+        offsets = scalar.offsets(**{product.across: position, "k": k})
+        active: int | SSAValue | None = None
+        if "g" not in scalar.dims:
+            active = product.run_time or product.existing(step)
+        lanes = product.registers[0].lanes
+        if product.instruction.widened and scalar.type.element_type == bf16:
+            return self._extended_bf16(scalar, lanes, offsets)
+        value = self.build.broadcast(scalar, lanes, offsets, group, active)
+        if product.flips:
+            signs = self.build.splat(scalar.type.element_type, lanes * group, SIGN_BIT)
+            value = self.loops.insert(arith.XOrIOp(value, signs)).result
+        return self._widened(value, product.instruction, left=not product.lhs_is_vector)
+
+    def _extended_bf16(self, scalar: Access, lanes: int, offsets: Sequence[int]) -> SSAValue:
+        """One number of bf16 in all lanes, as f32.
+
+        It has the upper half of f32's bits: two copies of it in a lane need no shuffle to extend.
+        """
+        insert = self.loops.insert
+        twice = self.build.broadcast(scalar, 2 * lanes, offsets)
+        bits = insert(vector.BitcastOp(twice, nkvector.register_type(i32, lanes))).result
+        shifted = insert(arith.ShLIOp(bits, self.build.splat(i32, lanes, 16))).result
+        return insert(vector.BitcastOp(shifted, nkvector.register_type(f32, lanes))).result
+
+    def _widened(self, value: SSAValue, instruction: Instruction, *, left: bool) -> SSAValue:
+        """A register of factors in the type that the instruction takes."""
+        if not instruction.widened:
+            return value
+        type_ = _vector_type(value)
+        element = _WIDENED[instruction.widened]
+        wanted = nkvector.register_type(element, type_.get_shape()[0])
+        factor = element_type(instruction.operands[not left])
+        if not factor.is_integer:
+            return self.loops.insert(arith.ExtFOp(value, wanted)).result
+        op = vector_arith.ExtUIOp if factor.is_unsigned else vector_arith.ExtSIOp
+        return self.loops.insert(op.create(operands=[value], result_types=[wanted])).results[0]
 
     def _multiply(
-        self, values: list[SSAValue], slot: int, loaded: SSAValue, element: SSAValue
+        self, values: list[SSAValue], slot: int, product: OuterProduct, pair: Pair
     ) -> None:
-        """Multiply a register and a broadcast element into the accumulator at `slot`."""
+        """Multiply a register and a broadcast group into the accumulator at `slot`."""
+        loaded, element = pair
         element = self.build.narrow(element, nkvector.vector_lanes(loaded.type))
-        values[slot] = self.loops.insert(nkvector.FmaOp(loaded, element, values[slot])).result
+        lhs, rhs = (loaded, element) if product.lhs_is_vector else (element, loaded)
+        values[slot] = self._accumulated(product.instruction, lhs, rhs, values[slot])
+
+    def _accumulated(
+        self, instruction: Instruction, lhs: SSAValue, rhs: SSAValue, acc: SSAValue
+    ) -> SSAValue:
+        """The sums after one instruction."""
+        if instruction.upstream == "vector.fma":
+            return self.loops.insert(nkvector.FmaOp(lhs, rhs, acc)).result
+        return self.loops.insert(nkvector.DotOp(lhs, rhs, acc, instruction.name)).result
 
     def _dot(self, values: list[SSAValue], op: StepOp, register: Register) -> None:
         """One step with lanes along k: a register of each row and column, all pairs multiplied."""
@@ -467,14 +736,21 @@ class Unroller:
         ):
             if ahead:
                 self._prefetch(factor, ahead, tag, register.offset, range(count))
-        kept = [
-            self.build.load(rhs, whole, rhs.offsets(n=n, k=register.offset)) for n in range(columns)
-        ]
+        instruction = self.target.instruction(op.instruction.data)
+
+        def load(factor: Access, left: bool, **place: int) -> SSAValue:
+            step = register.offset
+            if "g" in factor.dims:
+                step //= instruction.k
+            value = self.build.load(factor, whole, factor.offsets(**place, k=step))
+            return self._widened(value, instruction, left=left)
+
+        kept = [load(rhs, False, n=n) for n in range(columns)]
         for m in range(rows):
-            loaded = self.build.load(lhs, whole, lhs.offsets(m=m, k=register.offset))
+            loaded = load(lhs, True, m=m)
             for n, other in enumerate(kept):
                 slot = m * columns + n
-                values[slot] = self.loops.insert(nkvector.FmaOp(loaded, other, values[slot])).result
+                values[slot] = self._accumulated(instruction, loaded, other, values[slot])
 
     def _prefetch(
         self, access: Access, distance: Sequence[int], along: str, k: int, places: Iterable[int]
@@ -515,7 +791,7 @@ class UnrollPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite the module in place."""
         for function in [o for o in op.walk() if isinstance(o, func.FuncOp)]:
-            if not any(isinstance(o, LoadOp | ZeroOp | PackOp) for o in function.walk()):
+            if not any(isinstance(o, LoadOp | ZeroOp | PackOp | SumOp) for o in function.walk()):
                 continue
             name = function.attributes.get(TARGET_ATTRIBUTE)
             if not isinstance(name, StringAttr):

@@ -30,6 +30,10 @@ MLIR_VERSION = 22
 """The major version of MLIR whose passes the pipeline uses."""
 
 LOWER_TO_LLVM = (
+    "--convert-linalg-to-loops",
+    "--lower-affine",
+    "--convert-math-to-llvm",
+    "--convert-math-to-libm",  # what LLVM has no intrinsic for
     "--convert-scf-to-cf",
     "--convert-vector-to-llvm=enable-x86vector",
     "--finalize-memref-to-llvm",

@@ -43,6 +43,8 @@ from nkdsl.planner.cost import (
     cycles_a_miss,
     first_touch_cycles,
     friction,
+    grouping_cycles,
+    grouping_in_place,
     lines_a_load,
     moved_in_a_step,
     source_level,
@@ -60,6 +62,9 @@ CALL_CYCLES = 30.0
 
 MEMORY_LATENCY = 384.0
 """Cycles until memory has answered."""
+
+SCRATCH_ROWS = (96, 192, 384)
+"""Rows of sums kept apart, until their reduction is over, that are tried."""
 
 PANEL_SHARE = 0.25
 """What of L2 a micro-panel of the vector factor may take: a block of the other one is there too."""
@@ -106,6 +111,8 @@ def blocked_plans(
     position = problem.position("k")
     fixed = position in problem.dynamic
     depths = sorted({d if fixed else _even(problem.extent("k"), d, 1) for d in DEPTHS})
+    if problem.finishes and not fixed:
+        depths = sorted({*depths, problem.extent("k")})
     for block in blocks:
         for depth in depths:
             yield from _plans(problem, target, instruction, sides, block, depth)
@@ -120,11 +127,11 @@ def _plans(
     depth: int,
 ) -> Iterator[PlanAttr]:
     """The plans for one register block and one depth."""
-    room = OUTER_CACHE_SHARE * target.caches[1].size / (problem.operand.size * depth)
+    room = OUTER_CACHE_SHARE * target.caches[1].size / (problem.size * depth)
     sizes = {"m": block[0], "n": block[1]}
     width, height = sizes[sides.along], sizes[sides.across]
     whole = _even(problem.extent(sides.along), 1 << 30, instruction.lanes)
-    if width * depth * problem.operand.size > PANEL_SHARE * target.caches[1].size:
+    if width * depth * problem.size > PANEL_SHARE * target.caches[1].size:
         return
     base = PlanAttr.of(
         target=target.name,
@@ -135,7 +142,12 @@ def _plans(
         k_unroll=_unroll(target, instruction, block, sides, depth),
         prefetch=0,
     )
+    if accumulates_apart(problem, base):
+        yield from _plans_apart(problem, target, instruction, sides, base)
+        return
     in_place = problem.stride(sides.vector, sides.along) == 1
+    scattered = problem.is_scattered(sides.broadcast)
+    grouped = problem.group > 1 and problem.operand_named(sides.vector).group == problem.group
     along, across = f"{sides.along}_block", f"{sides.across}_block"
     every = _even(problem.extent(sides.across), 1 << 30, 1)
 
@@ -143,10 +155,14 @@ def _plans(
     panel = base.with_entries(
         pack=sides.vector, resident=sides.vector, ahead=sides.broadcast, **{along: whole}
     )
-    if in_place:
+    if scattered:
+        # Groups of the broadcast factor lie side by side only where it is packed.
+        pack = sides.broadcast if grouped else "both"
+        panel = panel.with_entries(pack=pack, ahead="none", **{across: every})
+    elif in_place:
         panel = panel.with_entries(prefetch=_rows_ahead(target, instruction, block, sides))
         alone = panel.with_entries(pack="none")
-        if not problem.dynamic:
+        if not problem.dynamic and not problem.is_scattered(sides.vector):
             yield panel.with_entries(ahead="both")
         yield alone
         yield alone.with_entries(ahead="both", prefetch=0)
@@ -155,11 +171,13 @@ def _plans(
     # Blocks of both factors.
     rows = _even(problem.extent(sides.across), max(height, int(room) - width), height)
     largest = OUTER_CACHE_SHARE * target.caches[-1].size / 2
-    columns = int(largest / (problem.operand.size * depth))
+    columns = int(largest / (problem.size * depth))
     columns = _even(problem.extent(sides.along), columns, width)
     yield base.with_entries(pack="both", resident=sides.vector, **{along: columns, across: rows})
 
     # A block of the vector factor, all of the other one in place.
+    if scattered:
+        return
     columns = _even(problem.extent(sides.along), max(width, int(room) - height), width)
     yield base.with_entries(
         pack=sides.vector,
@@ -167,6 +185,42 @@ def _plans(
         ahead=sides.broadcast,
         **{along: columns, across: every},
     )
+
+
+def accumulates_apart(problem: Problem, plan: PlanAttr) -> bool:
+    """Whether parts of the sums, which are no results yet, are kept in the workspace meanwhile."""
+    if not problem.finishes:
+        return False
+    position = problem.position("k")
+    cut = plan.k_block.data and plan.k_block.data < problem.extent("k")
+    return bool(cut) or position in problem.dynamic or bool(problem.outer("k"))
+
+
+def _plans_apart(
+    problem: Problem, target: Target, instruction: Instruction, sides: Sides, base: PlanAttr
+) -> Iterator[PlanAttr]:
+    """The plans that keep a block of sums in the workspace, until its reduction is over.
+
+    The block and the panels that it is computed from share L2.
+    """
+    sizes = {"m": base.block[0], "n": base.block[1]}
+    width, height = sizes[sides.along], sizes[sides.across]
+    depth = base.k_block.data or problem.extent("k")
+    room = OUTER_CACHE_SHARE * target.caches[1].size
+    pack = "both" if problem.is_scattered(sides.broadcast) else sides.vector
+    for rows in SCRATCH_ROWS:
+        across = _even(problem.extent(sides.across), max(rows, height), height)
+        column = depth * problem.size + across * problem.accumulator.size
+        along = _even(problem.extent(sides.along), max(width, int(room / column)), width)
+        entries = {f"{sides.along}_block": along, f"{sides.across}_block": across}
+        yield base.with_entries(pack=pack, resident=sides.vector, **entries)
+
+
+def _finishing(problem: Problem, target: Target, plan: PlanAttr, parts: dict[str, int]) -> float:
+    """Cycles to make results of sums that were kept apart, and to pack again what they need."""
+    elements = problem.extent("m") * problem.extent("n")
+    moved = elements * (2 * problem.accumulator.size + problem.result.size)
+    return moved / bytes_per_cycle(target, 1)
 
 
 @cache
@@ -232,7 +286,7 @@ class Resident:
 
 def residents(problem: Problem, target: Target, plan: PlanAttr) -> tuple[Resident, ...]:
     """What each factor's part is that is used again, and the cache in which it waits."""
-    used, size = _used(problem, plan)[1], problem.operand.size
+    used, size = _used(problem, plan)[1], problem.size
     block = {"m": plan.block[0], "n": plan.block[1]}
     found: list[Resident] = []
     sides: tuple[tuple[Role, str], ...] = (("lhs", "m"), ("rhs", "n"))
@@ -264,7 +318,7 @@ def _between(problem: Problem, plan: PlanAttr, used: dict[str, int], role: Role)
         touched = block[mine] + 2 * block[other]
     else:
         touched = used[mine] + block[other]
-    return touched * used["k"] * problem.operand.size
+    return touched * used["k"] * problem.size
 
 
 # ------------------------------------------------------------------------------- prediction
@@ -273,15 +327,16 @@ def _between(problem: Problem, plan: PlanAttr, used: dict[str, int], role: Role)
 def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     """The cost of a product under a plan with cache blocks."""
     instruction, sides = target.instruction(plan.instruction.data), sides_of(plan.lanes.data)
-    size = problem.operand.size
+    size = problem.size
     extents = {kind: problem.extent(kind) for kind in "mnk"}
     parts, used = _used(problem, plan)
     depth = used["k"]
     sources = {role: _source(problem, target, plan, instruction, role, used) for role in FACTORS}
-    everything = size * (
-        extents["m"] * extents["k"] + extents["k"] * extents["n"] + extents["m"] * extents["n"]
-    )
-    result_rate = bytes_per_cycle(target, cache_level(target, everything))
+    held = problem.result.size
+    everything = size * (extents["m"] + extents["n"]) * extents["k"]
+    everything += held * extents["m"] * extents["n"]
+    apart = accumulates_apart(problem, plan)
+    result_rate = bytes_per_cycle(target, 1 if apart else cache_level(target, everything))
     loads_result = parts["k"] > 1 or not problem.from_zero
     in_place_far = not plan.packs(sides.vector) and sources[sides.vector].level > 1
     rows, columns = block_runs(problem, plan, instruction.lanes)
@@ -299,8 +354,9 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
                     moved_in_a_step(problem, target, plan, "rhs", column_run.size * size),
                 ),
             )
-            step = step_of(target, plan, instruction, tile, panels)
-            moved = row_run.size * column_run.size * size * (2 if loads_result else 1)
+            grouping = grouping_in_place(problem, target, plan, tile)
+            step = step_of(target, plan, instruction, tile, panels, grouping)
+            moved = row_run.size * column_run.size * held * (2 if loads_result else 1)
             cycles = (
                 depth
                 * (step.cycles + friction(target, tile, step))
@@ -316,6 +372,7 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
         repeats=problem.outer_trips("b", "m", "n"),
         chunks=parts["k"] * problem.outer_trips("k"),
         packing=_packing(problem, target, plan, instruction, sides, parts)
+        + (_finishing(problem, target, plan, parts) if apart else 0.0)
         + first_touch_cycles(problem, target, plan),
         useful=problem.flops / (instruction.flops * instruction.per_cycle),
     )
@@ -351,12 +408,10 @@ def _new_pages(problem: Problem, plan: PlanAttr, sides: Sides, rows: int, column
     across = rows if sides.across == "m" else columns
     pages = 0.0
     if plan.resident.data == sides.vector:
-        pages += across * min(
-            1.0, problem.stride("out", sides.across) * problem.operand.size / PAGE
-        )
+        pages += across * min(1.0, problem.stride("out", sides.across) * problem.result.size / PAGE)
         if not plan.packs(sides.broadcast):
             stride = problem.stride(sides.broadcast, sides.across)
-            pages += across * min(1.0, stride * problem.operand.size / PAGE)
+            pages += across * min(1.0, stride * problem.size / PAGE)
     return pages
 
 
@@ -377,7 +432,7 @@ def _arriving_meanwhile(
     if level < 2:
         return 0.0
     elements = problem.extent(sides.along) * problem.extent("k")
-    lines = elements * problem.operand.size / target.caches[0].line
+    lines = elements * problem.size / target.caches[0].line
     if plan.packs_ahead(sides.vector):
         lines *= min(1.0, plan.block[sides.along == "n"] / max(1, problem.extent(sides.along)))
     return lines * FAR_MISS_CYCLES[min(level, 3) - 2] / 2
@@ -393,20 +448,26 @@ def _packing(
 ) -> float:
     """Cycles to pack what is packed, each part as often as it is."""
     total = 0.0
-    for role, kind in (("lhs", "m"), ("rhs", "n")):
+    kinds: tuple[tuple[Role, str], ...] = (("lhs", "m"), ("rhs", "n"))
+    for role, kind in kinds:
         if not plan.packs(role):
             continue
         elements = problem.extent(kind) * problem.extent("k")
         times = 1 if role == sides.vector else parts[sides.along]
+        if role == sides.vector and accumulates_apart(problem, plan):
+            times = parts[sides.across]  # all of the reduction for one block, then for the next
         vectors = elements / instruction.lanes
-        moved = elements * problem.operand.size
+        moved = elements * problem.size
         level = cache_level(target, moved)
         cost = vectors * (1 / target.loads_per_cycle + 1 / target.stores_per_cycle)
-        contiguous = problem.stride(role, sides.along if role == sides.vector else kind) == 1  # type: ignore[arg-type]
+        contiguous = problem.stride(role, sides.along if role == sides.vector else kind) == 1
         if role == sides.vector and contiguous and packs_in_passing(problem, plan):
-            total += vectors / target.stores_per_cycle * PASSING_SHARE
+            passing = max(1 / target.stores_per_cycle, grouping_cycles(problem, target, role))
+            total += vectors * passing * PASSING_SHARE
             total += _arriving_meanwhile(problem, target, plan, sides, level)
             continue
+        if contiguous or role != sides.vector:
+            cost = max(cost, vectors * grouping_cycles(problem, target, role))
         if role == sides.vector and not contiguous:
             cost += vectors * (instruction.lanes.bit_length() - 1) / target.shuffles_per_cycle
         # A line is read, and one of the panel fetched and later written back.
@@ -428,7 +489,7 @@ def _returning(
     """
     if plan.pack.data != "both":
         return 0.0
-    size = problem.extent(sides.along) * problem.extent("k") * problem.operand.size
+    size = problem.extent(sides.along) * problem.extent("k") * problem.size
     level = cache_level(target, size // (parts[sides.along] * parts["k"]))
     if level < 2:
         return 0.0

@@ -17,6 +17,9 @@ Where a panel survives follows from the reuse distance: the bytes touched betwee
 same element (Low et al., "Analytical Modeling Is Enough for High-Performance BLIS", section 4,
 state the same for a blocked product).
 
+For an instruction that takes k in groups, problem and plan are those of groups
+(`nkdsl.planner.search.grouped`).
+
 In: a `Problem`, a `Target`, a `PlanAttr`. Out: a `Cost`. No IR is built or read.
 """
 
@@ -245,7 +248,7 @@ def _streams(problem: Problem, plan: PlanAttr, role: Role) -> bool:
     """
     if plan.lanes.data == "k":
         return _panel_width(problem, plan, role)[1] <= HARDWARE_STREAMS
-    piece = _panel_width(problem, plan, role)[1] * problem.operand.size
+    piece = _panel_width(problem, plan, role)[1] * problem.size
     return chunk_depth(problem, plan) <= HARDWARE_STREAMS and piece <= STREAM_PIECE
 
 
@@ -297,7 +300,7 @@ def _panel_span(problem: Problem, plan: PlanAttr, role: Role) -> int:
     kind, width = _panel_width(problem, plan, role)
     elements = (width - 1) * problem.stride(role, kind)
     elements += (problem.extent("k") - 1) * problem.stride(role, "k") + 1
-    return elements * problem.operand.size
+    return elements * problem.size
 
 
 def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
@@ -311,12 +314,19 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     for row_run in rows:
         for column_run in columns:
             tile = block_tile(row_run.size, column_run.size, plan.lanes.data, instruction, target)
-            element = problem.operand.size * tile.depth
+            element = problem.size * tile.depth
             panels = (
                 (lhs, moved_in_a_step(problem, target, plan, "lhs", row_run.size * element)),
                 (rhs, moved_in_a_step(problem, target, plan, "rhs", column_run.size * element)),
             )
-            step = step_of(target, plan, instruction, tile, panels)
+            step = step_of(
+                target,
+                plan,
+                instruction,
+                tile,
+                panels,
+                grouping_in_place(problem, target, plan, tile),
+            )
             cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
             if max(lhs.level, rhs.level) > 1:
                 cycles *= FAR_STEP
@@ -344,8 +354,8 @@ def friction(target: Target, tile: Tile, step: Step) -> float:
 def outgrows_l2(problem: Problem, target: Target) -> bool:
     """Whether L2 can't hold all of a product's operands: else it needs no cache blocks."""
     m, n, k = (problem.extent(kind) for kind in "mnk")
-    elements = m * k + k * n + m * n
-    return elements * problem.operand.size > OUTER_CACHE_SHARE * target.caches[1].size
+    size = (m * k + k * n) * problem.size + m * n * problem.result.size
+    return size > OUTER_CACHE_SHARE * target.caches[1].size
 
 
 def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> float:
@@ -357,7 +367,7 @@ def first_touch_cycles(problem: Problem, target: Target, plan: PlanAttr) -> floa
     if role is None or plan.packs(role) or _streams(problem, plan, role):
         return 0.0
     size = problem.extent("k") * problem.extent("m" if role == "lhs" else "n")
-    size *= problem.operand.size
+    size *= problem.size
     level = cache_level(target, size * problem.outer_trips("b", "m", "n"))
     kind, width = _panel_width(problem, plan, role)
     contiguous = problem.stride(role, "k") == width or problem.extent(kind) <= width
@@ -378,7 +388,7 @@ def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
     What is used only once arrives in the steps themselves, and is counted there.
     """
     sizes = {
-        role: problem.operand.size
+        role: problem.size
         * math.prod(
             size
             for size, stride in zip(problem.sizes, problem.operand_named(role).strides, strict=True)
@@ -410,7 +420,7 @@ def moved_in_a_step(problem: Problem, target: Target, plan: PlanAttr, role: Role
     if problem.stride(role, "k") != 1:
         return (-(-size // line) + 1) * line if size % line else size
     kind, rows = _panel_width(problem, plan, role)
-    distance = problem.stride(role, kind) * problem.operand.size
+    distance = problem.stride(role, kind) * problem.size
     collide = rows > _sets_met(target.caches[0], distance) * (target.caches[0].ways - 1)
     return rows * line if collide else size
 
@@ -463,20 +473,39 @@ def step_of(
     instruction: Instruction,
     tile: Tile,
     panels: tuple[tuple[Source, int], tuple[Source, int]],
+    grouping: float = 0.0,
 ) -> Step:
-    """One step, given for lhs and rhs where they come from and their bytes in a step."""
+    """One step, given for lhs and rhs where they come from and their bytes in a step.
+
+    `grouping`: cycles to make up groups of what is loaded in place.
+    """
     line = target.caches[0].line
     (lhs, _), (rhs, _) = panels
     loads = tile.lhs_loads * lhs.lines_a_load + tile.rhs_loads * rhs.lines_a_load
     arriving = [(source, size) for source, size in panels if source.level]
     return Step(
-        fma=tile.instructions / instruction.per_cycle,
+        fma=max(
+            (tile.instructions + _extending(target, instruction, tile)) / instruction.per_cycle
+            + grouping,
+            tile.extensions / target.shuffles_per_cycle,
+        ),
         latency=instruction.latency + SCHEDULING_SLACK,
         loads=loads / target.loads_per_cycle + sum(size for _, size in arriving) / line,
         stream=sum(size / source.bytes_per_cycle for source, size in arriving),
         issue=(tile.micro_ops + LOOP_MICRO_OPS / plan.k_unroll.data) / target.issue_width,
         misses=sum(size / line * source.cycles_a_line for source, size in arriving),
     )
+
+
+def _extending(target: Target, instruction: Instruction, tile: Tile) -> int:
+    """FMAs in whose place something is done to extend the factors of a step.
+
+    To extend a register takes a shuffle, of memory, and an operation on the units of FMAs: a shift
+    for bf16, a conversion for f16. Where fewer shuffles start than FMAs of the same width, it is
+    one of their ports that does them (port 5, for 512 bits on Intel's processors).
+    """
+    shared = instruction.bits > 256 and target.shuffles_per_cycle < instruction.per_cycle
+    return tile.extensions * (2 if shared else 1)
 
 
 def lines_a_load(
@@ -486,7 +515,7 @@ def lines_a_load(
     kind = "m" if role == "lhs" else "n"
     if plan.lanes.data not in (kind, "k") or plan.packs(role):
         return 1.0
-    size = problem.operand.size
+    size = problem.size
     strides = problem.operand_named(role).strides
     if all(stride == 1 or stride * size % line == 0 for stride in strides if stride):
         return 1.0
@@ -512,7 +541,7 @@ def conflicts(problem: Problem, target: Target, level: int, plan: PlanAttr, role
     kind, width = _panel_width(problem, plan, role)
     extents = {kind: width, "k": min(problem.extent("k"), chunk_depth(problem, plan))}
     across, along = sorted((kind, "k"), key=lambda k: -problem.stride(role, k))
-    size = problem.operand.size
+    size = problem.size
     lines_a_row = -(-extents[along] * problem.stride(role, along) * size // cache.line)
     sets = cache.size // (cache.line * cache.ways)
     starts = _sets_met(cache, problem.stride(role, across) * size)
@@ -529,16 +558,17 @@ def reuse_distance(problem: Problem, plan: PlanAttr, role: Role) -> int:
     """
     m, n = problem.extent("m"), problem.extent("n")
     mr, nr = min(plan.block[0], m), min(plan.block[1], n)
-    element = problem.operand.size
+    element = problem.size
     k = chunk_depth(problem, plan)
-    everything = (m + n) * problem.depth * element * problem.outer_trips("b") + m * n * element
+    held = problem.result.size
+    everything = (m + n) * problem.depth * element * problem.outer_trips("b") + m * n * held
     if uses(problem, plan, role) <= 1:
         return everything
-    result = mr * nr * element
+    result = mr * nr * held
     if role == plan.resident.data:
         return (mr + nr) * k * element + result
     streamed, resident = (m, nr) if role == "lhs" else (n, mr)
-    return ((streamed + resident) * k + streamed * resident) * element
+    return (streamed + resident) * k * element + streamed * resident * held
 
 
 def cache_level(target: Target, size: int) -> int:
@@ -570,12 +600,35 @@ def packing_cycles(
     kind, _ = _panel_width(problem, plan, role)
     lanes = instruction.lanes
     vectors = -(-problem.extent(kind) // lanes) * -(-problem.depth // lanes) * lanes
+    moved = problem.extent(kind) * problem.depth * problem.size
+    arriving = moved / bytes_per_cycle(target, max(1, cache_level(target, moved)))
     copied = 1 / target.loads_per_cycle + 1 / target.stores_per_cycle
+    copied = max(copied, arriving / max(1, vectors))
     along = "k" if plan.lanes.data == "k" else kind
     across = kind if plan.lanes.data == "k" else "k"
     if problem.stride(role, along) == 1:
-        return vectors * copied
+        return vectors * max(copied, grouping_cycles(problem, target, role))
     if problem.stride(role, across) != 1:
         return vectors * lanes / target.loads_per_cycle
     shuffles = lanes.bit_length() - 1
     return vectors * max(copied, shuffles / target.shuffles_per_cycle)
+
+
+def grouping_cycles(problem: Problem, target: Target, role: Role) -> float:
+    """Cycles to make up the groups of one register of a factor: a shuffle for each of its rows."""
+    if not problem.operand_named(role).scattered:
+        return 0.0
+    return problem.group / target.shuffles_per_cycle
+
+
+GROUPING_SHARE = 0.5
+"""The part of the shuffles that make up groups which takes the place of multiplications."""
+
+
+def grouping_in_place(problem: Problem, target: Target, plan: PlanAttr, tile: Tile) -> float:
+    """Cycles of a step lost on making up groups of a factor that is read in place."""
+    role = STREAMED.get(plan.lanes.data)
+    if role is None or plan.packs(role):
+        return 0.0
+    registers = tile.lhs_loads if role == "lhs" else tile.rhs_loads
+    return registers * grouping_cycles(problem, target, role) * GROUPING_SHARE

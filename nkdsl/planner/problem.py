@@ -4,6 +4,9 @@
 one step along it moves in each operand. Of several iterators of a kind one is *inner*: the one
 that a block lies on. The others become loops outside.
 
+For an instruction that takes k in groups the planner sees the product as one of *groups*
+(`Problem.in_groups`): an element then is a group, and all it knows of elements holds for groups.
+
 In: one gemm op. Out: a `Problem`. Imports: our dialects, `nkdsl.types`.
 """
 
@@ -16,7 +19,7 @@ from typing import Literal
 from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType
 from xdsl.ir.affine import AffineMap
 
-from nkdsl.dialects.nanokernel import GemmOp, iterator_names, linear_coefficients
+from nkdsl.dialects.nanokernel import GemmOp, group_index, iterator_names, linear_coefficients
 from nkdsl.errors import Unsupported
 from nkdsl.types import ElementType, element_type_of
 
@@ -39,6 +42,12 @@ class Operand:
     """Elements moved in memory by one step along each iterator."""
     dims: tuple[int | None, ...]
     """For each iterator, the operand's dimension that it indexes alone with factor 1."""
+    group: int = 1
+    """Steps of the reduction that lie side by side, where it is cut into groups."""
+    within: int | None = None
+    """The dimension within a group, where there are groups."""
+    scattered: bool = False
+    """Whether what makes up a group lies in several places; of a problem in groups."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,21 @@ class Problem:
     rhs: Operand
     out: Operand
     operand: ElementType
-    """Element type of the factors."""
+    """Element type of the left factor."""
+    other: ElementType
+    """Element type of the right factor, of the same size."""
     accumulator: ElementType
     """Element type of the sums."""
+    result: ElementType
+    """Element type of the result."""
     from_zero: bool
     """Whether the sums start at zero instead of at the result's old values."""
     inner: tuple[int | None, int | None, int | None]
     """The iterators m, n and k of a block; None where the product has none of a kind."""
+    finishes: bool = False
+    """Whether sums are no results yet: an epilogue makes those, or a conversion."""
+    group: int = 1
+    """Steps of the reduction in one element of the factors."""
     dynamic: frozenset[int] = frozenset()
     """The iterators whose extent is known only at run time; here it is the last of `SCALES`."""
     scales: tuple["Problem", ...] = ()
@@ -112,9 +129,40 @@ class Problem:
         return self.extent("k") * self.outer_trips("k")
 
     @property
+    def size(self) -> int:
+        """Bytes of an element, or a group, of a factor."""
+        return self.operand.size * self.group
+
+    @property
     def flops(self) -> int:
-        """Floating-point operations, a multiplication and an addition each counted as one."""
-        return 2 * math.prod(self.sizes)
+        """Operations, a multiplication and an addition each counted as one."""
+        return 2 * math.prod(self.sizes) * self.group
+
+    def in_groups(self, count: int) -> "Problem":
+        """The same product with `count` steps of the inner reduction taken as one.
+
+        A last group that isn't full counts as one that is.
+        """
+        position = self.position("k")
+        if count in (1, self.group):
+            return self
+        if position is None or self.sizes[position] <= 1:
+            return replace(self, group=count)
+        sizes = list(self.sizes)
+        sizes[position] = -(-sizes[position] // count)
+        lhs, rhs = (_in_groups(operand, position, count) for operand in (self.lhs, self.rhs))
+        return replace(
+            self,
+            sizes=tuple(sizes),
+            lhs=lhs,
+            rhs=rhs,
+            group=count,
+            scales=tuple(scale.in_groups(count) for scale in self.scales),
+        )
+
+    def is_scattered(self, role: Role) -> bool:
+        """Whether the groups of a factor must be made up of elements from several places."""
+        return self.operand_named(role).scattered
 
     def __str__(self) -> str:
         return f"{self.extent('m')}x{self.extent('n')}x{self.extent('k')}"
@@ -142,11 +190,20 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
         _operand(operand.type, map_, scale)
         for operand, map_ in zip((op.lhs, op.rhs, op.out), op.indexing_maps[:3], strict=True)
     )
-    operand_types = [element_type_of(_memref(v.type).element_type) for v in (op.lhs, op.rhs)]
-    if operand_types[0] != operand_types[1]:
+    left, right = (
+        element_type_of(_memref(factor.type).element_type, unsigned=op.is_unsigned(role))
+        for role, factor in (("lhs", op.lhs), ("rhs", op.rhs))
+    )
+    result = element_type_of(_memref(op.out.type).element_type)
+    if left.mlir != right.mlir:
         raise Unsupported(
-            f"factors of different types, {operand_types[0].name} and {operand_types[1].name}, "
-            "are not supported; convert one of them"
+            f"factors of different types, {left.name} and {right.name}, are not supported; "
+            "convert one of them"
+        )
+    if op.epilogue is None and result not in _results(left.accumulator, left):
+        raise Unsupported(
+            f"products of {left.name} and {right.name} are added up in {left.accumulator.name}, "
+            f"which a result of {result.name} can't hold as it is; convert in an epilogue"
         )
     inner = tuple(
         _inner(kind, op.kinds, sizes, {"lhs": lhs, "rhs": rhs, "out": out}) for kind in "mnk"
@@ -157,11 +214,32 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
         lhs=lhs,
         rhs=rhs,
         out=out,
-        operand=operand_types[0],
-        accumulator=element_type_of(_memref(op.out.type).element_type),
+        operand=left,
+        other=right,
+        accumulator=left.accumulator,
+        result=result,
         from_zero=op.from_zero is not None,
         inner=(inner[0], inner[1], inner[2]),
+        finishes=op.epilogue is not None or result != left.accumulator,
     )
+
+
+def _results(sums: ElementType, factors: ElementType) -> tuple[ElementType, ...]:
+    """The types that sums are stored in without being told how to convert them."""
+    return (sums,) if sums.is_integer else (sums, factors)
+
+
+def _in_groups(operand: Operand, position: int, count: int) -> Operand:
+    """An operand of which `count` steps along an iterator are taken as one element."""
+    strides = list(operand.strides)
+    if operand.group == count or strides[position] == 1:
+        # A group is an element: distances are counted in groups.
+        steps = (-(-stride // count) for stride in strides)
+        strides = list(steps)
+        strides[position] = operand.strides[position] if operand.group == count else 1
+        return replace(operand, strides=tuple(strides))
+    # Each element is wider, and `count` rows are one.
+    return replace(operand, scattered=True)
 
 
 def _memref(type_: object) -> MemRefType:
@@ -172,13 +250,23 @@ def _memref(type_: object) -> MemRefType:
 def _operand(type_: object, map_: AffineMap, scale: int) -> Operand:
     memref = _memref(type_)
     memref_strides = _strides(memref, scale)
+    groups = [group_index(r) for r in map_.results]
     linear = [linear_coefficients(r, map_.num_dims) for r in map_.results]
-    coefficients = [entry[0] for entry in linear if entry is not None]
+    nothing = [0] * map_.num_dims
+    coefficients = [nothing if entry is None else entry[0] for entry in linear]
     strides = [0] * map_.num_dims
     for row, stride in zip(coefficients, memref_strides, strict=True):
         for position, factor in enumerate(row):
             strides[position] += factor * stride
-    return Operand(tuple(strides), _lone_dims(coefficients, map_.num_dims))
+    dims = list(_lone_dims(coefficients, map_.num_dims))
+    size, within = 1, None
+    for dim, (group, stride) in enumerate(zip(groups, memref_strides, strict=True)):
+        if group is not None and group.within:
+            size, within = group.size, dim
+        elif group is not None:
+            dims[group.position] = dim
+            strides[group.position] = max(1, stride // group.size)
+    return Operand(tuple(strides), tuple(dims), size, within)
 
 
 def _strides(memref: MemRefType, scale: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@
 // WHOLE-SAME: plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16"
 
 // COMPOSED-LABEL: func.func @matmul
-// COMPOSED: nanokernel.load
+// COMPOSED: nanokernel.zero
 // COMPOSED: nanokernel.step
 // COMPOSED: nanokernel.store
 

@@ -7,11 +7,12 @@
 // EXPECTED: linalg.generic can't be raised to nanokernel.gemm
 
 #map = affine_map<(i, j) -> (i, j)>
-func.func @copy(%a: memref<8x8xf32>, %c: memref<8x8xf32>) {
-  linalg.generic {indexing_maps = [#map, #map], iterator_types = ["parallel", "parallel"]}
-      ins(%a : memref<8x8xf32>) outs(%c : memref<8x8xf32>) {
+func.func @row_sums(%a: memref<8x8xf32>, %c: memref<8xf32>) {
+  linalg.generic {indexing_maps = [#map, affine_map<(i, j) -> (i)>], iterator_types = ["parallel", "reduction"]}
+      ins(%a : memref<8x8xf32>) outs(%c : memref<8xf32>) {
   ^bb0(%x: f32, %y: f32):
-    linalg.yield %x : f32
+    %sum = arith.addf %y, %x : f32
+    linalg.yield %sum : f32
   }
   return
 }

@@ -4,7 +4,10 @@
 // RUN: xdsl-opt --help | filecheck %s --check-prefix HELP
 // RUN: xdsl-opt %s -p 'linalg-to-nanokernel,plan{target=znver5 block=2x16 k-unroll=4},canonicalize,block,compose,canonicalize,unroll,cse,canonicalize,lower-to-upstream,cse' | filecheck %s
 
-// HELP: linalg-to-nanokernel,plan,block,compose,unroll,
+// The help breaks lines within names.
+// HELP: bufferize,linalg-to-nanokernel,fold-transposes,fuse-
+// HELP-NEXT: epilogues,expand-math,plan,block,compose,place-
+// HELP-NEXT: buffers,unroll,lower-to-upstream,
 
 // CHECK-LABEL: func.func @product
 // CHECK: vector.fma {{.*}} : vector<16xf32>

@@ -9,26 +9,13 @@ func.func @unplanned(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48x
 
 // -----
 
-// CHECK: epilogues other than the identity can't be composed yet
-func.func @epilogue(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48xf32>) {
+// CHECK: each iterator must index a dimension of an extra operand alone, or none
+func.func @diagonal(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48xf32>, %d: memref<55xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x4xf32>, memref<4x48xf32>) outs(%c[m, n] : memref<8x48xf32>)
-      plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48> epilogue {
-  ^bb0(%sum: f32):
-    %twice = arith.addf %sum, %sum : f32
-    nanokernel.yield %twice : f32
-  }
-  return
-}
-
-// -----
-
-// CHECK-LABEL: func.func @identity
-// CHECK: nanokernel.step
-func.func @identity(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48xf32>) {
-  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x4xf32>, memref<4x48xf32>) outs(%c[m, n] : memref<8x48xf32>)
-      plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48> epilogue {
-  ^bb0(%sum: f32):
-    nanokernel.yield %sum : f32
+      plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48> epilogue(%d[m + n] : memref<55xf32>) {
+  ^bb0(%sum: f32, %x: f32):
+    %both = arith.addf %sum, %x : f32
+    nanokernel.yield %both : f32
   }
   return
 }

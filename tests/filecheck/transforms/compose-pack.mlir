@@ -9,12 +9,13 @@
 // CHECK-NEXT:    [[WIDE:%[0-9]+]] = memref.reinterpret_cast [[SPACE]] to offset: [0], sizes: [64, 48], strides: [48, 1] : memref<3072xf32> to memref<64x48xf32, strided<[48, 1]>>
 // CHECK-NEXT:    nanokernel.pack %b[n: [[C0]], k: [[C0]]] extents 64 x 48 into [[WIDE]]
 // CHECK-NEXT:    scf.for [[I:%[0-9]+]] =
-// CHECK-NEXT:      nanokernel.load %c[m: [[I]], n: [[C0]]]
+// CHECK-NEXT:      nanokernel.zero
 // CHECK:             nanokernel.step {{%[0-9]+}}, %a[m: [[I]], k: [[K:%[0-9]+]]], {{%[0-9]+}}[k: [[K]], n: [[C0]]] depth 4
 // CHECK:         [[NARROW:%[0-9]+]] = memref.reinterpret_cast [[SPACE]] to offset: [0], sizes: [64, 32], strides: [32, 1]
 // CHECK-NEXT:    nanokernel.pack %b[n: [[C48]], k: [[C0]]] extents 64 x 32 into [[NARROW]]
 // CHECK-NEXT:    scf.for [[I2:%[0-9]+]] =
-// CHECK-NEXT:      nanokernel.load %c[m: [[I2]], n: [[C48]]]
+// CHECK-NEXT:      nanokernel.zero
+// CHECK:             nanokernel.store {{.*}}, %c[m: [[I2]], n: [[C48]]]
 func.func @rhs(%a: memref<16x64xf32>, %b: memref<80x64xf32>, %c: memref<16x80xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[n, k] : memref<16x64xf32>, memref<80x64xf32>) outs(%c[m, n] : memref<16x80xf32>)
     plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, pack = rhs>

@@ -8,33 +8,32 @@
 // CHECK-DAG:     [[C33:%[0-9]+]] = arith.constant 33 : index
 // CHECK-DAG:     [[C34:%[0-9]+]] = arith.constant 34 : index
 // CHECK-DAG:     [[C100:%[0-9]+]] = arith.constant 100 : index
-// CHECK:         nanokernel.load %c
+// CHECK:         nanokernel.zero
 // CHECK-NEXT:    scf.for {{%[0-9]+}} = [[C0]] to [[C32]] step [[C4]]
 // CHECK:         nanokernel.step {{.*}} depth 2
-// CHECK-NEXT:    nanokernel.store
+// CHECK-NEXT:    nanokernel.store {{.*}} accumulate
 // CHECK-NEXT:    scf.for [[CHUNK:%[0-9]+]] = [[C34]] to [[C100]] step [[C33]] {
-// CHECK-NEXT:      nanokernel.load %c
+// CHECK-NEXT:      nanokernel.zero
 // CHECK-NEXT:      scf.for [[K:%[0-9]+]] = [[C0]] to [[C32]] step [[C4]]
 // CHECK-NEXT:        [[AT:%[0-9]+]] = arith.addi [[CHUNK]], [[K]] : index
-// CHECK-NEXT:        nanokernel.step {{%[0-9]+}}, %a[m: [[C0]], k: [[AT]]], %b[k: [[AT]], n: [[C0]]] depth 4
+// CHECK:             nanokernel.step {{%[0-9]+}}, %a[m: [[C0]], k: [[AT]]], %b[k: {{%[0-9]+}}, n: [[C0]]] depth 4
 // CHECK:           [[LAST:%[0-9]+]] = arith.addi [[CHUNK]], [[C32]] : index
-// CHECK-NEXT:      nanokernel.step {{%[0-9]+}}, %a[m: [[C0]], k: [[LAST]]], %b[k: [[LAST]], n: [[C0]]] depth 1
-// CHECK-NEXT:      nanokernel.store
+// CHECK:           nanokernel.step {{%[0-9]+}}, %a[m: [[C0]], k: [[LAST]]], %b[k: {{%[0-9]+}}, n: [[C0]]] depth 1
+// CHECK-NEXT:      nanokernel.store {{.*}} accumulate
 func.func @chunks(%a: memref<8x100xf32>, %b: memref<100x48xf32>, %c: memref<8x48xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x100xf32>, memref<100x48xf32>) outs(%c[m, n] : memref<8x48xf32>)
     plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48, k_unroll = 4, k_block = 40>
   return
 }
 
-// Only the first chunk starts from zero.
+// Only the first chunk doesn't add to the result.
 // CHECK-LABEL: func.func @chunks_from_zero
-// CHECK-NOT:     nanokernel.load
 // CHECK:         nanokernel.zero
-// CHECK-NOT:     nanokernel.load
-// CHECK:         nanokernel.store
+// CHECK:         nanokernel.store {{.*}}] : memref<8x48xf32>
 // CHECK-NEXT:    scf.for
-// CHECK-NEXT:      nanokernel.load
-// CHECK-NOT:     nanokernel.zero
+// CHECK-NEXT:      nanokernel.zero
+// CHECK:           nanokernel.store {{.*}} accumulate
+// CHECK-NOT:     nanokernel.store
 // CHECK:         return
 func.func @chunks_from_zero(%a: memref<8x100xf32>, %b: memref<100x48xf32>, %c: memref<8x48xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x100xf32>, memref<100x48xf32>) outs(%c[m, n] : memref<8x48xf32>) from zero
@@ -44,8 +43,8 @@ func.func @chunks_from_zero(%a: memref<8x100xf32>, %b: memref<100x48xf32>, %c: m
 
 // A chunk as long as the reduction is the reduction.
 // CHECK-LABEL: func.func @one_chunk
-// CHECK:         nanokernel.zero
-// CHECK-NOT:     nanokernel.load
+// CHECK:         nanokernel.store {{.*}}] : memref<8x48xf32>
+// CHECK-NOT:     nanokernel.store
 // CHECK:         return
 func.func @one_chunk(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48xf32>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<8x4xf32>, memref<4x48xf32>) outs(%c[m, n] : memref<8x48xf32>) from zero
@@ -55,7 +54,7 @@ func.func @one_chunk(%a: memref<8x4xf32>, %b: memref<4x48xf32>, %c: memref<8x48x
 
 // Reductions of several iterators carry one block through all of them.
 // CHECK-LABEL: func.func @batch_reduce
-// CHECK:         [[ACC:%[0-9]+]] = nanokernel.load
+// CHECK:         [[ACC:%[0-9]+]] = nanokernel.zero
 // CHECK-NEXT:    [[ALL:%[0-9]+]] = scf.for [[B:%[0-9]+]] = {{.*}} iter_args([[OUTER:%[0-9]+]] = [[ACC]])
 // CHECK-NEXT:      [[ROW:%[0-9]+]] = scf.for [[K1:%[0-9]+]] = {{.*}} iter_args([[INNER:%[0-9]+]] = [[OUTER]])
 // CHECK-NEXT:        nanokernel.step [[INNER]], %a[[[B]], m: {{%[0-9]+}}, k: [[K1]]], %b[[[B]], k: [[K1]], n: {{%[0-9]+}}] depth 4
@@ -78,8 +77,7 @@ func.func @blocked_lhs(%a: memref<1x64xf32>, %b: memref<32x2x48xf32>, %c: memref
   return
 }
 
-// Lanes along the reduction: the block starts from zero in any case, and is added to the result
-// when its lanes are added up. Depth counts elements: a turn is two registers of 16.
+// Lanes along the reduction: the block is added to the result when its lanes are added up. Depth counts elements: a turn is two registers of 16.
 // CHECK-LABEL: func.func @lanes_k
 // CHECK-DAG:     [[Z:%[0-9]+]] = arith.constant 0 : index
 // CHECK-DAG:     [[C96:%[0-9]+]] = arith.constant 96 : index

@@ -8,12 +8,14 @@ func.func @tensors(%a: tensor<8x4xf32>, %b: tensor<4x6xf32>, %c: tensor<8x6xf32>
 
 // -----
 
+// A sum over a dimension is no product.
 // CHECK: linalg.generic can't be raised to nanokernel.gemm: a product has two inputs and one output
-func.func @copy(%a: memref<8x8xf32>, %c: memref<8x8xf32>) {
-  linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>], iterator_types = ["parallel", "parallel"]}
-      ins(%a : memref<8x8xf32>) outs(%c : memref<8x8xf32>) {
+func.func @row_sums(%a: memref<8x8xf32>, %c: memref<8xf32>) {
+  linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i)>], iterator_types = ["parallel", "reduction"]}
+      ins(%a : memref<8x8xf32>) outs(%c : memref<8xf32>) {
   ^bb0(%x: f32, %y: f32):
-    linalg.yield %x : f32
+    %s = arith.addf %x, %y : f32
+    linalg.yield %s : f32
   }
   return
 }
@@ -95,7 +97,7 @@ func.func @parallel_reduction(%a: memref<8x4xf32>, %b: memref<4x6xf32>, %c: memr
 
 // -----
 
-// CHECK: linalg.generic can't be raised to nanokernel.gemm: maps must be linear, got (d0, d1) -> (((d0 floordiv 2) + d1))
+// CHECK: linalg.generic can't be raised to nanokernel.gemm: maps must be linear, or cut k into groups, got (d0, d1) -> (((d0 floordiv 2) + d1))
 func.func @window(%a: memref<10xf32>, %b: memref<3xf32>, %c: memref<8xf32>) {
   linalg.generic {indexing_maps = [affine_map<(i, l) -> (i floordiv 2 + l)>, affine_map<(i, l) -> (l)>, affine_map<(i, l) -> (i)>],
                   iterator_types = ["parallel", "reduction"]}
@@ -110,8 +112,21 @@ func.func @window(%a: memref<10xf32>, %b: memref<3xf32>, %c: memref<8xf32>) {
 
 // -----
 
-// CHECK: linalg.transpose can't be raised to nanokernel.gemm: write it as linalg.generic (mlir-opt --linalg-generalize-named-ops)
-func.func @other(%a: memref<8x4xf32>, %c: memref<4x8xf32>) {
-  linalg.transpose ins(%a : memref<8x4xf32>) outs(%c : memref<4x8xf32>) permutation = [1, 0]
+// CHECK: linalg.quantized_matmul can't be raised to nanokernel.gemm: its operands must be memrefs, not i32
+func.func @other(%a: memref<8x4xi8>, %b: memref<4x6xi8>, %c: memref<8x6xi32>) {
+  %zero = arith.constant 0 : i32
+  linalg.quantized_matmul ins(%a, %b, %zero, %zero : memref<8x4xi8>, memref<4x6xi8>, i32, i32) outs(%c : memref<8x6xi32>)
+  return
+}
+
+// -----
+
+// CHECK: linalg.reduce can't be raised to nanokernel.gemm: write it as linalg.generic (mlir-opt --linalg-generalize-named-ops)
+func.func @named(%a: memref<8x4xf32>, %c: memref<8xf32>) {
+  linalg.reduce ins(%a : memref<8x4xf32>) outs(%c : memref<8xf32>) dimensions = [1]
+    (%x: f32, %y: f32) {
+      %s = arith.addf %x, %y : f32
+      linalg.yield %s : f32
+    }
   return
 }

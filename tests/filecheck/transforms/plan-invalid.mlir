@@ -27,9 +27,9 @@ func.func @spread(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x
 
 // -----
 
-// CHECK: element type f16 is not supported; supported are: f32, f64
-func.func @half(%a: memref<64x256xf16>, %b: memref<256x96xf16>, %c: memref<64x96xf16>) {
-  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf16>, memref<256x96xf16>) outs(%c[m, n] : memref<64x96xf16>)
+// CHECK: element type i16 is not supported; supported are: f32, f64, bf16, f16, s8, u8, s32
+func.func @short(%a: memref<64x256xi16>, %b: memref<256x96xi16>, %c: memref<64x96xi32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xi16>, memref<256x96xi16>) outs(%c[m, n] : memref<64x96xi32>)
   return
 }
 
@@ -43,7 +43,7 @@ func.func @mixed(%a: memref<64x256xf32>, %b: memref<256x96xf64>, %c: memref<64x9
 
 // -----
 
-// CHECK: target 'znver5' has no instruction for f32→f64; it multiplies f32→f32, f64→f64
+// CHECK: products of f32 and f32 are added up in f32, which a result of f64 can't hold as it is; convert in an epilogue
 func.func @widening(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf64>) {
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf64>)
   return

@@ -9,8 +9,8 @@
 // CHECK:         [[B0:%[0-9]+]] = nkvector.load %b[%zero, %zero] : memref<?x?xf32>, vector<16xf32>
 // CHECK-NEXT:    [[B1:%[0-9]+]] = nkvector.load %b[%zero, %zero + 16], [[LEFT]] : memref<?x?xf32>, vector<16xf32>
 // CHECK-NEXT:    [[A0:%[0-9]+]] = nkvector.broadcast_load %a[%zero, %zero]
-// CHECK-NEXT:    [[S0:%[0-9]+]] = nkvector.fma [[B0]], [[A0]],
-// CHECK-NEXT:    [[S1:%[0-9]+]] = nkvector.fma [[B1]], [[A0]],
+// CHECK-NEXT:    [[S0:%[0-9]+]] = nkvector.fma [[A0]], [[B0]],
+// CHECK-NEXT:    [[S1:%[0-9]+]] = nkvector.fma [[A0]], [[B1]],
 // CHECK:         nkvector.store [[S0]], %c[%zero, %zero] : memref<2x?xf32>, vector<16xf32>
 // CHECK-NEXT:    nkvector.store [[S1]], %c[%zero, %zero + 16], [[LEFT]] : memref<2x?xf32>, vector<16xf32>
 func.func @tail(%a: memref<2x?xf32>, %b: memref<?x?xf32>, %c: memref<2x?xf32>, %n: index) attributes {nanokernel.target = "znver4"} {
@@ -28,8 +28,8 @@ func.func @tail(%a: memref<2x?xf32>, %b: memref<?x?xf32>, %c: memref<2x?xf32>, %
 // CHECK-NEXT:    nkvector.store [[NEW0]], %c[%zero, %zero], [[N]] : memref<1x?xf32>, vector<16xf32>
 // CHECK:         [[ALPHA:%[0-9]+]] = vector.broadcast %alpha : f32 to vector<16xf32>
 // CHECK-NEXT:    [[PART:%[0-9]+]] = arith.mulf [[Z]], [[ALPHA]] : vector<16xf32>
-// CHECK-NEXT:    [[OLD1:%[0-9]+]] = nkvector.load %c[%zero, %zero], [[N]] : memref<1x?xf32>, vector<16xf32>
 // CHECK-NEXT:    [[BETA:%[0-9]+]] = vector.broadcast %beta : f32 to vector<16xf32>
+// CHECK-NEXT:    [[OLD1:%[0-9]+]] = nkvector.load %c[%zero, %zero], [[N]] : memref<1x?xf32>, vector<16xf32>
 // CHECK-NEXT:    [[NEW1:%[0-9]+]] = nkvector.fma [[OLD1]], [[BETA]], [[PART]] : vector<16xf32>
 // CHECK-NEXT:    nkvector.store [[NEW1]], %c[%zero, %zero], [[N]] : memref<1x?xf32>, vector<16xf32>
 func.func @accumulate(%c: memref<1x?xf32>, %n: index, %alpha: f32, %beta: f32) attributes {nanokernel.target = "znver4"} {

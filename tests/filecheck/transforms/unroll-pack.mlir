@@ -46,7 +46,7 @@ func.func @transpose(%b: memref<7x10xf64>) attributes {nanokernel.target = "x86-
 // CHECK-LABEL: func.func @spread
 // CHECK:         scf.for [[N:%[0-9]+]] =
 // CHECK-NEXT:      [[E:%[0-9]+]] = nkvector.broadcast_load %b[[[N]], [[Z:%[0-9]+]]]
-// CHECK-NEXT:      nkvector.store [[E]], %panel[[[Z]], [[N]]], [[ONE:%[0-9]+]] : {{.*}}, vector<4xf64>
+// CHECK-NEXT:      nkvector.store [[E]], %panel[[[Z]], [[N]]] : {{.*}}, vector<1xf64>
 // CHECK-NEXT:    }
 // CHECK-NEXT:    return
 func.func @spread(%b: memref<2x1xf64, strided<[8, 2]>>) attributes {nanokernel.target = "x86-64-v3"} {

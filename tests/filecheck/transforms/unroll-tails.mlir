@@ -22,10 +22,10 @@ func.func @masked(%a: memref<1x2xf32>, %b: memref<2x20xf32>, %c: memref<1x20xf32
 // CHECK-NEXT:    [[C1:%[0-9]+]] = nkvector.load %c[%zero, %zero + 8] : memref<1x12xf32>, vector<4xf32>
 // CHECK:         [[A:%[0-9]+]] = nkvector.broadcast_load %a[%zero, %zero] : memref<1x2xf32>, vector<8xf32>
 // CHECK-NEXT:    [[B0:%[0-9]+]] = nkvector.load %b[%zero, %zero] : memref<2x12xf32>, vector<8xf32>
-// CHECK-NEXT:    [[Q0:%[0-9]+]] = nkvector.fma [[B0]], [[A]], [[C0]] : vector<8xf32>
+// CHECK-NEXT:    [[Q0:%[0-9]+]] = nkvector.fma [[A]], [[B0]], [[C0]] : vector<8xf32>
 // CHECK-NEXT:    [[B1:%[0-9]+]] = nkvector.load %b[%zero, %zero + 8] : memref<2x12xf32>, vector<4xf32>
 // CHECK-NEXT:    [[LOW:%[0-9]+]] = nkvector.shuffle [[A]], [[A]] [0, 1, 2, 3] : vector<8xf32>
-// CHECK-NEXT:    [[Q1:%[0-9]+]] = nkvector.fma [[B1]], [[LOW]], [[C1]] : vector<4xf32>
+// CHECK-NEXT:    [[Q1:%[0-9]+]] = nkvector.fma [[LOW]], [[B1]], [[C1]] : vector<4xf32>
 // CHECK-NEXT:    nkvector.store [[Q0]], %c[%zero, %zero]
 // CHECK-NEXT:    nkvector.store [[Q1]], %c[%zero, %zero + 8] : memref<1x12xf32>, vector<4xf32>
 func.func @narrow(%a: memref<1x2xf32>, %b: memref<2x12xf32>, %c: memref<1x12xf32>) attributes {nanokernel.target = "x86-64-v3"} {

@@ -14,19 +14,19 @@
 // CHECK:           [[B0:%[0-9]+]] = nkvector.load %b[%k, %zero] : memref<4x32xf32>, vector<16xf32>
 // CHECK-NEXT:      [[B1:%[0-9]+]] = nkvector.load %b[%k, %zero + 16] : memref<4x32xf32>, vector<16xf32>
 // CHECK-NEXT:      [[A0:%[0-9]+]] = nkvector.broadcast_load %a[%zero, %k] : memref<3x4xf32>, vector<16xf32>
-// CHECK-NEXT:      [[Q00:%[0-9]+]] = nkvector.fma [[B0]], [[A0]], [[P00]] : vector<16xf32>
-// CHECK-NEXT:      [[Q01:%[0-9]+]] = nkvector.fma [[B1]], [[A0]], [[P01]] : vector<16xf32>
+// CHECK-NEXT:      [[Q00:%[0-9]+]] = nkvector.fma [[A0]], [[B0]], [[P00]] : vector<16xf32>
+// CHECK-NEXT:      [[Q01:%[0-9]+]] = nkvector.fma [[A0]], [[B1]], [[P01]] : vector<16xf32>
 // CHECK-NEXT:      [[A1:%[0-9]+]] = nkvector.broadcast_load %a[%zero + 1, %k]
-// CHECK-NEXT:      nkvector.fma [[B0]], [[A1]], [[P10]]
-// CHECK-NEXT:      nkvector.fma [[B1]], [[A1]], [[P11]]
+// CHECK-NEXT:      nkvector.fma [[A1]], [[B0]], [[P10]]
+// CHECK-NEXT:      nkvector.fma [[A1]], [[B1]], [[P11]]
 // CHECK-NEXT:      [[A2:%[0-9]+]] = nkvector.broadcast_load %a[%zero + 2, %k]
-// CHECK-NEXT:      nkvector.fma [[B0]], [[A2]], [[P20]]
-// CHECK-NEXT:      nkvector.fma [[B1]], [[A2]], [[P21]]
+// CHECK-NEXT:      nkvector.fma [[A2]], [[B0]], [[P20]]
+// CHECK-NEXT:      nkvector.fma [[A2]], [[B1]], [[P21]]
 // The second step of the turn adds to the first one's sums.
 // CHECK:           [[B2:%[0-9]+]] = nkvector.load %b[%k + 1, %zero]
 // CHECK-NEXT:      nkvector.load %b[%k + 1, %zero + 16]
 // CHECK-NEXT:      [[A3:%[0-9]+]] = nkvector.broadcast_load %a[%zero, %k + 1]
-// CHECK-NEXT:      nkvector.fma [[B2]], [[A3]], [[Q00]]
+// CHECK-NEXT:      nkvector.fma [[A3]], [[B2]], [[Q00]]
 // CHECK:           scf.yield
 // CHECK-NEXT:    }
 // CHECK-NEXT:    nkvector.store {{%[0-9]+}}, %c[%zero, %zero]
@@ -50,9 +50,9 @@ func.func @step(%a: memref<3x4xf32>, %b: memref<4x32xf32>, %c: memref<3x32xf32>)
 // CHECK-LABEL: func.func @wide
 // CHECK:         [[A:%[0-9]+]] = nkvector.broadcast_load %a[%zero, %zero]
 // CHECK-NEXT:    nkvector.load %b[%zero, %zero]
-// CHECK-NEXT:    nkvector.fma {{%[0-9]+}}, [[A]],
+// CHECK-NEXT:    nkvector.fma [[A]], {{%[0-9]+}},
 // CHECK-NEXT:    nkvector.load %b[%zero, %zero + 16]
-// CHECK-NEXT:    nkvector.fma {{%[0-9]+}}, [[A]],
+// CHECK-NEXT:    nkvector.fma [[A]], {{%[0-9]+}},
 // CHECK-NEXT:    nkvector.store
 func.func @wide(%a: memref<1x4xf32>, %b: memref<4x32xf32>, %c: memref<1x32xf32>) attributes {nanokernel.target = "znver5"} {
   %zero = arith.constant 0 : index

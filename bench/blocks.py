@@ -50,7 +50,7 @@ from nkdsl.bench.page import empty_figure, grid, save
 from nkdsl.bench.peak import Peak, target_peak
 from nkdsl.bench.peers import Unable
 from nkdsl.bench.plans import Candidate, plan_row, spread_choice
-from nkdsl.bench.problem import ELEMENTS, Row, make_problem, parse_row
+from nkdsl.bench.problem import Row, Types, make_problem, parse_row, product_types
 from nkdsl.bench.report import disturbance
 from nkdsl.bench.timing import SAMPLE_NS, NativeContender, Spread, take_turns
 from nkdsl.targets import get_target
@@ -215,16 +215,19 @@ def run_blocks(options: BlocksOptions) -> BlocksReport:
 
 def _run_shapes(options: BlocksOptions, target: Target) -> Iterator[ShapeReport]:
     for dtype in options.dtypes:
-        peak = target_peak(ELEMENTS[dtype], target)
+        types = product_types(dtype)
+        peak = target_peak(types.lhs, target, types.rhs)
         for row in options.rows:
             options.progress(f"{row.name} {dtype}")
-            yield run_shape(row, peak, target, options)
+            yield run_shape(row, types, peak, target, options)
 
 
-def run_shape(row: Row, peak: Peak, target: Target, options: BlocksOptions) -> ShapeReport:
+def run_shape(
+    row: Row, types: Types, peak: Peak, target: Target, options: BlocksOptions
+) -> ShapeReport:
     """Compile and check a spread of one shape's plans, then let them take turns with the peak."""
-    planned = plan_row(row, peak.element.name, target)
-    problem = make_problem(row, peak.element)
+    planned = plan_row(row, types.name, target)
+    problem = make_problem(row, types)
     contenders: dict[int, NativeContender] = {}
     results: dict[int, PlanResult] = {}
     for position in spread_choice(len(planned.candidates), options.count):
@@ -252,7 +255,7 @@ def run_shape(row: Row, peak: Peak, target: Target, options: BlocksOptions) -> S
         )
     return ShapeReport(
         row,
-        peak.element.name,
+        types.name,
         len(planned.candidates),
         on_huge_pages(problem.arena),
         peak.instruction,

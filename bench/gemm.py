@@ -34,8 +34,8 @@ from nkdsl.bench.options import add_arguments as add_shared_arguments
 from nkdsl.bench.options import deliver, known
 from nkdsl.bench.peak import Peak, target_peak
 from nkdsl.bench.peers.base import Availability, Unable
-from nkdsl.bench.peers.families import FAMILIES, Team
-from nkdsl.bench.problem import ELEMENTS, Row, parse_row
+from nkdsl.bench.peers.families import FAMILIES, Family, Team
+from nkdsl.bench.problem import Row, parse_row, product_types
 from nkdsl.bench.timing import Contender
 from nkdsl.bench.worker import WorkerDied
 from nkdsl.errors import InvalidInput
@@ -60,6 +60,10 @@ class GemmOptions:
     cases: tuple[Case, ...]
     target: str = ours.HOST
     peers: tuple[str, ...] = tuple(FAMILIES)
+    families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
+    """Where the peers are found."""
+    engine: str = ENGINE
+    """Which of our engines computes the cases."""
     with_ours: bool = True
     dynamic: bool = False
     """Time the kernel of unknown sizes beside that of known ones."""
@@ -81,9 +85,10 @@ def run_gemm(options: GemmOptions) -> GemmReport:
     target = get_target(options.target)
     counts = tuple(dict.fromkeys(case.threads for case in options.cases))
     cpus = {count: choose_cpus(count, options.cpu) for count in counts}
+    kinds = dict.fromkeys(case.dtype for case in options.cases)
     peaks = {
-        dtype: target_peak(ELEMENTS[dtype], target)
-        for dtype in dict.fromkeys(case.dtype for case in options.cases)
+        kind: target_peak(types.lhs, target, types.rhs)
+        for kind, types in ((kind, product_types(kind)) for kind in kinds)
     }
     peers: list[tuple[str, int, Availability]] = []
     rows: list[GemmRow] = []
@@ -146,10 +151,14 @@ class Field:
         self._memory: Contender | None = None
         self._ours: dict[Place, GemmWorker] = {}
         stack.callback(self._close)
-        teams = [Team(FAMILIES[name], self._place) for name in options.peers]
+        families = [options.families[name] for name in options.peers]
+        idle = [family for family in families if not family.any_of(peaks)]
+        teams = [Team(family, self._place) for family in families if family not in idle]
         for team in teams:
             stack.callback(team.close)
         self.available = {team.name: team.availability() for team in teams}
+        for family in idle:
+            self.available[family.name] = Availability(False, f"has only {', '.join(family.types)}")
         self._teams = [team for team in teams if self.available[team.name].present]
 
     def run(self, case: Case) -> GemmRow:
@@ -175,10 +184,7 @@ class Field:
             details = {}
             timings = take_turns([Entrant(yardstick, 1)], yardstick, self._options.pace)
         self._clear()
-        element = ELEMENTS[case.dtype]
-        row = case.row
-        traffic = (row.m * row.k + row.k * row.n + row.m * row.n) * element.size
-        return timed_row(case, peak.instruction, timings, details, refused, traffic)
+        return timed_row(case, peak.instruction, timings, details, refused, _traffic(case))
 
     def _makers(self, case: Case) -> Iterator[tuple[str, Callable[[], Entrant]]]:
         """How to prepare everyone, by name, ours first."""
@@ -187,7 +193,7 @@ class Field:
             yield OURS, lambda: self._enter(case, OURS, self._place)
             if options.dynamic and case.contract == PLAIN:
                 yield OURS_DYNAMIC, lambda: self._enter(case, OURS_DYNAMIC, self._place, DYNAMIC)
-            if case.set == "transposed":
+            if case.set == "transposed" and isinstance(case.row, Row):
                 plain = case.row.plain
                 yield (
                     OURS_UNTRANSPOSED,
@@ -196,7 +202,7 @@ class Field:
             if case.set == "threads":
                 yield OURS_ALONE, lambda: self._enter(case, OURS_ALONE, self._alone)
         for team in self._teams:
-            if team.takes(case.contract):
+            if team.takes(case):
                 yield team.name, lambda team=team: team.enter(case)  # type: ignore[misc]
 
     def _enter(
@@ -204,7 +210,7 @@ class Field:
     ) -> Entrant:
         worker = self._ours.get(place)
         if worker is None:
-            worker = self._ours[place] = GemmWorker(ENGINE, place, {})
+            worker = self._ours[place] = GemmWorker(self._options.engine, place, {})
         try:
             return worker.enter(case, name, row=row, contract=contract, thorough=True)
         except WorkerDied:
@@ -249,6 +255,15 @@ class Field:
             worker.close()
 
 
+def _traffic(case: Case) -> int:
+    """Bytes that a product must move; of networks nobody asks."""
+    row, types = case.row, product_types(case.dtype).stored
+    if not isinstance(row, Row):
+        return 0
+    factors = row.m * row.k * types.lhs.size + row.k * row.n * types.rhs.size
+    return factors + row.m * row.n * types.out.size
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line; the options are mounted under `nkdsl bench gemm`."""
     parser.add_argument(
@@ -258,18 +273,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="512x512x512, 768x768x768:nt; no sets are taken then, unless named by --sets",
     )
-    sets = "; ".join(f"{name}: {help_}" for name, help_ in SETS.items())
     parser.add_argument(
-        "--sets", type=_sets, default=None, help=f"all, or some of these, comma-separated: {sets}"
+        "--dynamic", action="store_true", help="time a kernel of unknown sizes beside ours"
+    )
+    add_field_arguments(parser, SETS, FAMILIES)
+
+
+def add_field_arguments(
+    parser: argparse.ArgumentParser, sets: Mapping[str, str], families: Mapping[str, Family]
+) -> None:
+    """The options of suites of whole answers: which sets, against whom, how thoroughly."""
+    lines = "; ".join(f"{name}: {help_}" for name, help_ in sets.items())
+    parser.add_argument(
+        "--sets",
+        type=lambda text: tuple(sets) if text == "all" else known(text, sets, "set"),
+        default=None,
+        help=f"all, or some of these, comma-separated: {lines}",
     )
     parser.add_argument(
-        "--peers", type=_peers, default=tuple(FAMILIES), help=f"all, none, or {','.join(FAMILIES)}"
+        "--peers",
+        type=lambda text: _peers(text, families),
+        default=tuple(families),
+        help=f"all, none, or {','.join(families)}",
     )
     parser.add_argument(
         "--threads", type=_threads, default=(1,), help="numbers of threads: 1,2; default: 1"
-    )
-    parser.add_argument(
-        "--dynamic", action="store_true", help="time a kernel of unknown sizes beside ours"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--no-ours", action="store_true", help="time only the peak and the peers")
@@ -286,21 +314,24 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         NkdslError: the run is impossible.
     """
-    pace = QUICK if args.quick else PACE
-    if args.rounds:
-        pace = Pace(args.rounds, pace.sample_ns, pace.budget_ns)
-    sets = args.sets if args.sets is not None else () if args.shapes else tuple(SETS)
+    sets = () if args.shapes and args.sets is None else args.sets
     options = GemmOptions(
         cases=cases(sets, tuple(args.shapes), args.dtype, args.threads),
         target=args.target,
         peers=args.peers,
         with_ours=not args.no_ours,
         dynamic=args.dynamic,
-        pace=pace,
+        pace=chosen_pace(args),
         cpu=args.cpu,
         progress=lambda case: print(case, file=sys.stderr, flush=True),
     )
     return deliver(run_gemm(options), args)
+
+
+def chosen_pace(args: argparse.Namespace) -> Pace:
+    """How much time the command line gives a row."""
+    pace = QUICK if args.quick else PACE
+    return Pace(args.rounds, pace.sample_ns, pace.budget_ns) if args.rounds else pace
 
 
 def _row(text: str) -> Row:
@@ -313,18 +344,14 @@ def _row(text: str) -> Row:
     return row
 
 
-def _sets(text: str) -> tuple[str, ...]:
-    return tuple(SETS) if text == "all" else known(text, SETS, "set")
-
-
-def _peers(text: str) -> tuple[str, ...]:
+def _peers(text: str, families: Mapping[str, Family]) -> tuple[str, ...]:
     match text:
         case "all":
-            return tuple(FAMILIES)
+            return tuple(families)
         case "none":
             return ()
         case _:
-            return known(text, FAMILIES, "peer")
+            return known(text, families, "peer")
 
 
 def _threads(text: str) -> tuple[int, ...]:

@@ -8,7 +8,9 @@ any order, with the Cauchy-Schwarz inequality in place of |A|·|B|:
 
     |C - ref|[i,j] <= gamma(K + 2)·‖A[i,:]‖·‖B[:,j]‖
 
-C is all NaN before the call, which C := A·B never reads.
+to which a C narrower than its sums adds its own rounding. Integers must be exact.
+
+C is all NaN before the call, or one odd integer, which C := A·B never reads.
 """
 
 from __future__ import annotations
@@ -20,11 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from nkdsl.bench.memory import reserve
-from nkdsl.bench.problem import ALIGNMENT, GUARD, GUARD_BYTE, Array, Row
+from nkdsl.bench.problem import (
+    ALIGNMENT,
+    GUARD,
+    GUARD_BYTE,
+    Array,
+    Row,
+    Types,
+    any_integers,
+)
 from nkdsl.types import ElementType
 
 SAMPLED = 64
 """A sample is the elements of C in so many rows and columns at most."""
+UNTOUCHED = -0x0DDB0DD
+"""What integers in C hold before they are computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +44,7 @@ class Operands:
     """A row with its operands in one arena, a guard before and after each; by `make_operands`."""
 
     row: Row
-    element: ElementType
+    types: Types
     a: Array
     b: Array
     c: Array
@@ -50,40 +62,46 @@ class Operands:
         return self.a.nbytes + self.b.nbytes + self.c.nbytes
 
     def spoil(self) -> None:
-        """Fill C with NaNs."""
-        self.c.fill(np.nan)
+        """Fill C with what no product is."""
+        self.c.fill(UNTOUCHED if self.types.out.is_integer else np.nan)
 
 
-def make_operands(row: Row, element: ElementType, seed: int = 0) -> Operands:
-    """Allocate operands and fill A and B with numbers between -0.5 and 0.5.
+def make_operands(row: Row, types: Types, seed: int = 0) -> Operands:
+    """Allocate operands and fill A and B with numbers between -0.5 and 0.5, or any integers.
 
     Equal arguments give equal numbers at equal page offsets, in any process.
     """
     shapes = (row.shape_a, row.shape_b, row.shape_c)
+    elements = (types.lhs, types.rhs, types.out)
     offsets, end = [], GUARD
-    for shape in shapes:
+    for shape, element in zip(shapes, elements, strict=True):
         offsets.append(end)
         size = int(np.prod(shape)) * element.size
         end = -(-(end + size) // ALIGNMENT) * ALIGNMENT + GUARD
     arena = reserve(end)
     views: list[Array] = []
-    for offset, shape in zip(offsets, shapes, strict=True):
+    for offset, shape, element in zip(offsets, shapes, elements, strict=True):
         size = int(np.prod(shape)) * element.size
         arena[offset - GUARD : offset] = GUARD_BYTE
         arena[offset + size : offset + size + GUARD] = GUARD_BYTE
         views.append(arena[offset : offset + size].view(element.dtype).reshape(shape))
     a, b, c = views
-    _fill((a, b), seed)
-    operands = Operands(row, element, a, b, c, arena, seed)
+    _fill((a, b), (types.lhs, types.rhs), seed)
+    operands = Operands(row, types, a, b, c, arena, seed)
     operands.spoil()
     return operands
 
 
-def _fill(arrays: Sequence[Array], seed: int) -> None:
+def _fill(arrays: Sequence[Array], elements: Sequence[ElementType], seed: int) -> None:
     random = np.random.default_rng(seed)
-    for array in arrays:
-        random.random(dtype=array.dtype, out=array)
-        array -= 0.5
+    for array, element in zip(arrays, elements, strict=True):
+        if element.is_integer:
+            array[...] = any_integers(random, array.shape, element)
+            continue
+        wide = np.float64 if element.name == "f64" else np.float32
+        numbers: Array = random.random(array.shape, dtype=wide)
+        numbers -= 0.5
+        array[...] = numbers
 
 
 def fault(operands: Operands, *, thorough: bool) -> str | None:
@@ -99,11 +117,12 @@ def fault(operands: Operands, *, thorough: bool) -> str | None:
     if stray := _stray_writes(operands, thorough):
         return f"wrong: {stray} bytes outside C were written"
     rows, columns = operands.c.shape
-    if thorough and operands.element.name == "f32":
+    double = operands.types.sums.name == "f64"
+    if thorough and not double:
         return _wrong(operands, slice(None), slice(None), np.float64)
     if thorough and (found := _wrong(operands, slice(None), slice(None), np.float64, 2)):
         return found
-    wide = np.float64 if operands.element.name == "f32" else np.longdouble
+    wide = np.longdouble if double else np.float64
     return _wrong(operands, _sample(rows), _sample(columns), wide)
 
 
@@ -123,18 +142,21 @@ def _wrong(
     a: Array = (operands.a.T if row.transpose_a else operands.a)[rows].astype(wide)
     b: Array = (operands.b.T if row.transpose_b else operands.b)[:, columns].astype(wide)
     expected = np.matmul(a, b)
-    terms = (row.k + 2) * operands.element.unit_roundoff
+    types = operands.types
+    terms = (row.k + 2) * types.sums.unit_roundoff
     bound = np.outer(np.linalg.norm(_plain(a), axis=1), np.linalg.norm(_plain(b), axis=0))
     bound *= factor * terms / (1 - terms)
-    error = np.abs(operands.c[rows][:, columns] - expected)
+    if types.out != types.sums:
+        bound += types.out.unit_roundoff * (np.abs(expected) + bound)
+    answer: Array = operands.c[rows][:, columns].astype(wide, copy=False)
+    error = np.abs(answer - expected)
     bad = ~(error <= bound)
     if not bad.any():
         return None
     i, j = (int(x) for x in np.argwhere(bad)[0])
-    got = operands.c[rows][:, columns][i, j]
     return (
         f"wrong: {int(bad.sum())} of {bad.size} elements looked at are off, "
-        f"one is {got:.9g} instead of {expected[i, j]:.9g} ± {bound[i, j]:.2g}"
+        f"one is {answer[i, j]:.9g} instead of {expected[i, j]:.9g} ± {bound[i, j]:.2g}"
     )
 
 
@@ -153,7 +175,7 @@ def _stray_writes(operands: Operands, thorough: bool) -> int:
             stray += int((guard != GUARD_BYTE).sum())
     if thorough:
         fresh = [np.empty_like(operands.a), np.empty_like(operands.b)]
-        _fill(fresh, operands.seed)
+        _fill(fresh, (operands.types.lhs, operands.types.rhs), operands.seed)
         for have, want in zip((operands.a, operands.b), fresh, strict=True):
-            stray += int((have != want).sum()) * operands.element.size
+            stray += int((have != want).sum()) * have.itemsize
     return stray

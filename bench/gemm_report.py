@@ -23,7 +23,8 @@ JSON, schema `nkdsl-bench-gemm/1`; every `spread` is {"p25", "median", "p75"} ov
                    "own": {another kernel of ours: geometric mean of our rate over its rate}}]
     }
 
-The best peer of a row is the one of the least median time in that very row.
+The best peer of a row is the one of the least median time in that very row. `bench mlp` writes the
+same: there a `shape` is a network, and sets are those of `mlp`.
 """
 
 from __future__ import annotations

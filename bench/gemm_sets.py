@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nkdsl.bench.problem import Row
+from nkdsl.bench.mlp_problem import Mlp
+from nkdsl.bench.problem import Row, product_types
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
-F64_SIZES = range(256, 2049)
-"""In f64, squares of these sizes alone are taken."""
+FEWER_SIZES = range(256, 2049)
+"""In types other than f32, squares of these sizes alone are taken."""
 THREADED_SIZES = range(512, 4097)
 
 PLAIN, PACKED = "plain", "packed"
@@ -21,7 +22,7 @@ class Case:
     """A row of the table to be."""
 
     set: str
-    row: Row
+    row: Row | Mlp
     dtype: str
     threads: int = 1
     contract: str = PLAIN
@@ -47,7 +48,7 @@ def _layers() -> tuple[Row, ...]:
 
 
 def _squares(dtype: str) -> tuple[Row, ...]:
-    sizes = SIZES if dtype == "f32" else tuple(size for size in SIZES if size in F64_SIZES)
+    sizes = SIZES if dtype == "f32" else tuple(size for size in SIZES if size in FEWER_SIZES)
     return tuple(Row(size, size, size) for size in sizes)
 
 
@@ -62,6 +63,8 @@ SETS = {
     "packed": "layers with B packed beforehand",
 }
 """Every set with its line of help."""
+NARROW_SETS = ("squares", "layers", "ragged")
+"""Those that are taken in narrow types where none are named."""
 
 CHOSEN = "chosen"
 """The set of rows that are given one by one."""
@@ -106,8 +109,12 @@ def rows_of(name: str, dtype: str) -> tuple[Row, ...]:
     raise KeyError(name)
 
 
+def _sets_of(dtype: str) -> tuple[str, ...]:
+    return NARROW_SETS if product_types(dtype).narrow else tuple(SETS)
+
+
 def cases(
-    sets: tuple[str, ...],
+    sets: tuple[str, ...] | None,
     shapes: tuple[Row, ...],
     dtypes: tuple[str, ...],
     threads: tuple[int, ...],
@@ -115,7 +122,7 @@ def cases(
     """Every row to be measured, those on one thread first.
 
     Args:
-        sets: names in `SETS`.
+        sets: names in `SETS`; None for all that the types have.
         shapes: more products, given one by one.
         dtypes: element types.
         threads: numbers of threads; the set `threads` is taken at those above 1, at 2 if none is.
@@ -124,7 +131,7 @@ def cases(
     for dtype in dtypes:
         for count in threads:
             found += [Case(CHOSEN, row, dtype, count) for row in shapes]
-        for name in sets:
+        for name in _sets_of(dtype) if sets is None else sets:
             contract = PACKED if name == "packed" else PLAIN
             several = tuple(count for count in threads if count > 1) or (2,)
             for count in several if name == "threads" else threads:

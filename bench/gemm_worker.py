@@ -30,18 +30,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nkdsl.bench import mlp_ours
 from nkdsl.bench.gemm_ours import ENGINE, OursEngine
 from nkdsl.bench.gemm_problem import fault, make_operands
 from nkdsl.bench.gemm_sets import Case
 from nkdsl.bench.gemm_turns import WARMED_NS, Entrant
+from nkdsl.bench.mlp_problem import Mlp, mlp_fault, mlp_operands
 from nkdsl.bench.peers.base import Availability, Unable
 from nkdsl.bench.peers.cblas import BlisEngine, NumpyEngine
 from nkdsl.bench.peers.engine import Engine
 from nkdsl.bench.peers.libxsmm import LibxsmmEngine
 from nkdsl.bench.peers.mkl import MklEngine, TorchMklEngine
+from nkdsl.bench.peers.mlp import ENGINES as MLP_ENGINES
 from nkdsl.bench.peers.places import peers_packages
 from nkdsl.bench.peers.through_python import JaxEngine, OneDnnEngine
-from nkdsl.bench.problem import ELEMENTS, Row, parse_row
+from nkdsl.bench.problem import Row, parse_row, product_types
 from nkdsl.bench.timing import Contender, Lap
 from nkdsl.bench.worker import Worker, WorkerDied
 
@@ -53,8 +56,26 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "blis": BlisEngine,
     "jax": JaxEngine,
     "libxsmm": LibxsmmEngine,
+    **MLP_ENGINES,
 }
 """Every engine but ours."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What engines of a kind compute."""
+
+    operands: Callable[[str, str], Any]
+    """Made of the names of a shape and of element types."""
+    fault: Callable[..., str | None]
+    """What is wrong with their answer; takes `thorough`."""
+
+
+GEMM = Task(
+    lambda row, dtype: make_operands(parse_row(row), product_types(dtype).stored),
+    fault,
+)
+MLP = Task(mlp_operands, mlp_fault)
 
 QUIET = {
     "OMP_DYNAMIC": "false",
@@ -142,7 +163,13 @@ class GemmWorker(Worker):
         return Availability(bool(answer["present"]), str(answer["detail"]))
 
     def enter(
-        self, case: Case, name: str, *, row: Row | None = None, contract: str = "", thorough: bool
+        self,
+        case: Case,
+        name: str,
+        *,
+        row: Row | Mlp | None = None,
+        contract: str = "",
+        thorough: bool,
     ) -> Entrant:
         """Have the worker set up a case and look at the answer.
 
@@ -211,9 +238,9 @@ class Remote:
 class Host:
     """The worker's end: an engine, and the contenders prepared last."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, task: Task = GEMM) -> None:
         """Load what the engine needs."""
-        self._engine = engine
+        self._engine, self._task = engine, task
         self._available = engine.availability()
         self._slots: dict[str, Contender] = {}
 
@@ -242,12 +269,12 @@ class Host:
         if not self._available.present:
             raise Unable(self._available.detail)
         self._slots.pop(slot, None)
-        operands = make_operands(parse_row(row), ELEMENTS[dtype])
+        operands = self._task.operands(row, dtype)
         made = self._engine.make(operands, contract)
         first = made.contender.run(1)
         if made.deliver:
             made.deliver()
-        if found := fault(operands, thorough=thorough):
+        if found := self._task.fault(operands, thorough=thorough):
             raise Unable(found)
         # A first call may allocate or compile; where calls are long, that is nothing.
         lap = first if first.wall_ns > WARMED_NS else made.contender.run(1)
@@ -268,7 +295,16 @@ def _end_with_parent() -> None:
 
 def make_engine(name: str, threads: int, target: str) -> Engine:
     """The engine of a name."""
-    return OursEngine(target, threads) if name == ENGINE else ENGINES[name]()
+    own: dict[str, Callable[[str, int], Engine]] = {
+        ENGINE: OursEngine,
+        mlp_ours.ENGINE: mlp_ours.MlpOursEngine,
+    }
+    return own[name](target, threads) if name in own else ENGINES[name]()
+
+
+def task_of(name: str) -> Task:
+    """What the engine of a name computes."""
+    return MLP if name == mlp_ours.ENGINE or name in MLP_ENGINES else GEMM
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -280,7 +316,7 @@ def main(arguments: Sequence[str]) -> None:
     # An interrupt is the parent's affair; it closes the pipes. A stopped process sees neither.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
-    host = Host(make_engine(engine, int(threads), target))
+    host = Host(make_engine(engine, int(threads), target), task_of(engine))
     for line in sys.stdin:
         try:
             answer = host.answer(json.loads(line))

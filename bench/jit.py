@@ -16,7 +16,14 @@ from functools import cache
 
 from llvmlite import binding as llvm
 
-LLVM_NAMES = {"f32": "float", "f64": "double"}
+LLVM_NAMES = {
+    "f32": "float",
+    "f64": "double",
+    "bf16": "bfloat",
+    "s8": "i8",
+    "u8": "i8",
+    "s32": "i32",
+}
 """LLVM's names of the element types."""
 
 

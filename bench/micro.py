@@ -9,7 +9,8 @@ report with the reason.
 Groups: `square` are the shapes that every paper shows, `ragged` those that nothing divides,
 `transposed` stored transposes, whose ratio to beat is our own plain product of the same size
 (`ours, plain` in the table), `avx2` is compiled for AVX2 and held against the peak of AVX2, even
-where the machine has more; no peer takes part, since a peer would use whatever the machine has.
+where the machine has more; no peer takes part, since a peer would use whatever the machine has. Of
+these, bf16 and 8-bit integers take the rows in `NARROW`, with B packed as `problem` says.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from nkdsl.bench.options import ROUNDS, deliver, known
 from nkdsl.bench.options import add_arguments as add_shared_arguments
 from nkdsl.bench.peak import Peak, target_peak
 from nkdsl.bench.peers import PEERS, Peer, Unable
-from nkdsl.bench.problem import ELEMENTS, Problem, Row, make_problem, parse_row
+from nkdsl.bench.problem import (
+    Problem,
+    Row,
+    Types,
+    make_problem,
+    parse_row,
+    product_types,
+)
 from nkdsl.bench.report import Report, Result, RowReport, timed_results
 from nkdsl.bench.timing import SAMPLE_NS, Contender, take_turns
 from nkdsl.errors import Unsupported
@@ -80,6 +88,19 @@ GROUPS: dict[str, Group] = {
     "avx2": Group((Row(72, 96, 256),), target="x86-64-v3", peers=False),
 }
 """The suite."""
+
+NARROW = (
+    Row(32, 32, 32),
+    Row(64, 64, 64),
+    Row(128, 128, 128),
+    Row(64, 96, 256),
+    Row(32, 32, 32, batch=32),
+    Row(64, 64, 64, batch=16),
+    Row(33, 47, 65),
+    Row(17, 31, 63),
+    Row(127, 255, 511),
+)
+"""The rows of the suite in types narrower than their sum."""
 
 CHOSEN = "chosen"
 """The group of rows that are given one by one."""
@@ -146,19 +167,24 @@ def _peaks(options: MicroOptions) -> tuple[dict[tuple[str, str], Peak], dict[str
     """The peaks by group and element type, and the groups that can have none, with the reason."""
     peaks: dict[tuple[str, str], Peak] = {}
     skipped: dict[str, str] = {}
-    for group in dict.fromkeys(group for group, _ in options.cases):
-        target = get_target(_group(group).target or options.target)
+    taken = ((group, dtype) for dtype, group, _ in _rows(options))
+    for group, dtype in dict.fromkeys(taken):
+        target, types = get_target(_group(group).target or options.target), product_types(dtype)
         try:
-            found = {
-                (group, dtype): target_peak(ELEMENTS[dtype], target) for dtype in options.dtypes
-            }
+            peaks[group, dtype] = target_peak(types.lhs, target, types.rhs)
         except Unsupported as error:
             if _group(group).target is None:
                 raise
             skipped[group] = str(error)
-        else:
-            peaks |= found
     return peaks, skipped
+
+
+def _rows(options: MicroOptions) -> Iterator[tuple[str, str, Row]]:
+    """Types, group and row of everything that is to be timed."""
+    for dtype in options.dtypes:
+        for group, row in options.cases:
+            if group == CHOSEN or row in NARROW or not product_types(dtype).narrow:
+                yield dtype, group, row
 
 
 def _group(name: str) -> Group:
@@ -168,22 +194,26 @@ def _group(name: str) -> Group:
 def _run_rows(
     options: MicroOptions, peaks: Mapping[tuple[str, str], Peak], peers: Sequence[Peer]
 ) -> Iterator[RowReport]:
-    for dtype in options.dtypes:
-        for group, row in options.cases:
-            peak = peaks.get((group, dtype))
-            taking_part = peers if _group(group).peers else ()
-            if peak is None or not (taking_part or options.with_ours):
-                continue
-            options.progress(f"{group} {row.name} {dtype}")
-            yield run_row(group, row, peak, taking_part, options)
+    for dtype, group, row in _rows(options):
+        peak = peaks.get((group, dtype))
+        taking_part = peers if _group(group).peers else ()
+        if peak is None or not (taking_part or options.with_ours):
+            continue
+        options.progress(f"{group} {row.name} {dtype}")
+        yield run_row(group, row, product_types(dtype), peak, taking_part, options)
 
 
 def run_row(
-    group: str, row: Row, peak: Peak, peers: Sequence[Peer], options: MicroOptions
+    group: str,
+    row: Row,
+    types: Types,
+    peak: Peak,
+    peers: Sequence[Peer],
+    options: MicroOptions,
 ) -> RowReport:
     """Prepare and check every contender of one row, then let them take turns with the peak."""
     target = _group(group).target or options.target
-    problem = make_problem(row, peak.element)
+    problem = make_problem(row, types)
     makers = _makers(problem, peers, target, options.with_ours)
     contenders: list[Contender] = []
     refused: dict[str, Result] = {}
@@ -202,7 +232,7 @@ def run_row(
     return RowReport(
         group,
         row,
-        peak.element.name,
+        types.name,
         target,
         on_huge_pages(problem.arena),
         peak.instruction,
@@ -220,7 +250,7 @@ def _makers(
     if with_ours:
         makers[ours.NAME] = lambda: ours.compile_ours(problem, target)
     if with_ours and row != row.plain:
-        plain = make_problem(row.plain, problem.element)
+        plain = make_problem(row.plain, problem.types)
         makers[PLAIN] = lambda: ours.compile_ours(plain, target, PLAIN)
     for peer in peers:
         makers[peer.name] = lambda peer=peer: peer.contender(problem)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nkdsl.bench import machine, ours
-from nkdsl.bench.problem import ELEMENTS
+from nkdsl.bench.problem import OTHER_NAMES, PRODUCTS
 
 ROUNDS = 21
 
@@ -33,7 +33,10 @@ class Deliverable(Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every suite has."""
     parser.add_argument(
-        "--dtype", type=_dtypes, default=("f32",), help="element types, comma-separated: f32,f64"
+        "--dtype",
+        type=_dtypes,
+        default=("f32",),
+        help=f"element types, comma-separated: {','.join(PRODUCTS)}",
     )
     parser.add_argument("--target", default=ours.HOST, help="target to compile for; default: host")
     parser.add_argument("--rounds", type=positive, default=ROUNDS, help="samples of each contender")
@@ -88,7 +91,8 @@ def positive(text: str) -> int:
 
 
 def _dtypes(text: str) -> tuple[str, ...]:
-    return known(text, ELEMENTS, "element type")
+    names = (OTHER_NAMES.get(name, name) for name in text.split(","))
+    return known(",".join(names), PRODUCTS, "element type")
 
 
 def _cpu(text: str) -> int | None:

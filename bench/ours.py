@@ -11,6 +11,11 @@ batch-reduce products are `linalg.generic` with the maps that say so, for exampl
                     iterator_types = ["parallel", "parallel", "reduction"]}
       ins(%a, %b : memref<4x8xf32>, memref<16x8xf32>) outs(%c : memref<4x16xf32>) { … }
 
+Products of narrow types take a packed B, which `nanokernel.gemm` says in its indices:
+
+    nanokernel.gemm ins(%a[m, k], %b[k floordiv 4, n, k mod 4] : memref<4x8xi8>, memref<2x16x4xi8>)
+      unsigned lhs outs(%c[m, n] : memref<4x16xi32>)
+
 What is expected of the kernel object: `address`, a native entry `void f(ptr a, ptr b, ptr c)`, with
 a fourth pointer to `workspace_bytes` bytes of scratch memory where there are any; `plan`, which
 kernel it is, in one line; `explain()`, the same at length.
@@ -22,9 +27,10 @@ import importlib
 from typing import Protocol, cast
 
 from nkdsl.bench.peers.base import Unable, checked
-from nkdsl.bench.problem import Problem, Row
+from nkdsl.bench.problem import Problem, Row, Types, product_types
 from nkdsl.bench.timing import NativeContender
 from nkdsl.runtime.workspace import aligned_bytes
+from nkdsl.types import ElementType
 
 NAME = "ours"
 HOST = "host"
@@ -68,7 +74,7 @@ def compile_ours(problem: Problem, target: str, name: str = NAME) -> NativeConte
         Unable: the compiler refuses or fails, or its kernel is wrong; with the reason.
     """
     try:
-        kernel = _compiler()(mlir_text(problem.row, problem.element.name), target=target)
+        kernel = _compiler()(mlir_text(problem.row, problem.types.name), target=target)
     except Unable:
         raise
     # Whatever goes wrong in one row is that row's result; the rest of the run goes on.
@@ -104,18 +110,45 @@ def _compiler() -> Compile:
 
 
 def mlir_text(row: Row, dtype: str) -> str:
-    """The row's product as a module with one function `@kernel(%a, %b, %c)` on static memrefs."""
-    a, b, c = (_memref(shape, dtype) for shape in (row.shape_a, row.shape_b, row.shape_c))
+    """The row's product as a module with one function `@kernel(%a, %b, %c)` on static memrefs.
+
+    Raises:
+        Unsupported: no such types are benchmarked.
+    """
+    types = product_types(dtype)
+    a = memref(row.shape_a, types.lhs)
+    b = memref(row.packed_b(types.group), types.rhs)
+    c = memref(row.shape_c, types.out)
     operands = f"ins(%a, %b : {a}, {b}) outs(%c : {c})"
-    plain = row.batch == 1 and not (row.transpose_a or row.transpose_b)
-    maps, body = (
-        ("", f"linalg.matmul {operands}") if plain else generic_product(row, dtype, operands)
-    )
+    maps, body = "", f"linalg.matmul {operands}"
+    if types.narrow:
+        batch, k = ("k0, ", "k1") if row.batch > 1 else ("", "k")
+        groups = f"{k} floordiv {types.group}, n, {k} mod {types.group}"
+        body = gemm_op(types, (f"{batch}m, {k}", f"{batch}{groups}"), (a, b, c))
+    elif row != Row(row.m, row.n, row.k):
+        maps, body = generic_product(row, dtype, operands)
     return f"""{maps}func.func @kernel(%a: {a}, %b: {b}, %c: {c}) {{
   {body}
   return
 }}
 """
+
+
+def gemm_op(
+    types: Types,
+    indices: tuple[str, str],
+    memrefs: tuple[str, str, str],
+    names: tuple[str, str, str] = ("%a", "%b", "%c"),
+) -> str:
+    """`nanokernel.gemm` of two factors at some indices, into a matrix m×n."""
+    a, b, c = (f"{name}[{at}]" for name, at in zip(names, (*indices, "m, n"), strict=True))
+    signs = zip(("lhs", "rhs"), (types.lhs, types.rhs), strict=True)
+    found = [side for side, element in signs if element.is_unsigned]
+    unsigned = f" unsigned {'both' if len(found) == 2 else found[0]}" if found else ""
+    return (
+        f"nanokernel.gemm ins({a}, {b} : {memrefs[0]}, {memrefs[1]}){unsigned}"
+        f" outs({c} : {memrefs[2]})"
+    )
 
 
 def generic_product(row: Row, dtype: str, operands: str) -> tuple[str, str]:
@@ -142,5 +175,6 @@ def generic_product(row: Row, dtype: str, operands: str) -> tuple[str, str]:
     return maps, body
 
 
-def _memref(shape: tuple[int, ...], dtype: str) -> str:
-    return f"memref<{'x'.join(str(size) for size in shape)}x{dtype}>"
+def memref(shape: tuple[int | str, ...], element: ElementType) -> str:
+    """The type of a matrix in MLIR."""
+    return f"memref<{'x'.join(str(size) for size in (*shape, element.mlir))}>"

@@ -1,7 +1,7 @@
-"""What 100 % means: the rate of a loop that does nothing but FMAs on registers.
+"""What 100 % means: the rate of a loop that does nothing but multiply-accumulate on registers.
 
-The loop keeps enough independent accumulators to hide the latency of the FMA on every port
-(latency 4 or 5 cycles times 2 ports needs 8 to 10) and few enough to leave room for two operands:
+The loop keeps enough independent accumulators to hide the latency of the instruction on every port
+(latency 4 to 6 cycles times 2 ports needs 8 to 12) and few enough to leave room for two operands:
 
     define void @peak(i64 %steps, ptr %in, ptr %out) {
       … load every accumulator, %x and %y from %in …
@@ -11,10 +11,12 @@ The loop keeps enough independent accumulators to hide the latency of the FMA on
       …
       … store every accumulator to %out …
 
+Which instruction that is, the target's table tells by its mnemonic; how to write it, `LOOPS` does:
+vfmadd, vdpbf16ps, vpdpbusd, …
+
 The start values come from memory and fast-math is off, so LLVM can fold nothing. `Peak.faults`
-reads the assembly back: the loop must hold exactly the FMAs that are counted, on whole registers,
-and neither a load, a store nor a spill. `target_peak` takes the instruction from the target's
-table.
+reads the assembly back: the loop must hold exactly the instructions that are counted, on whole
+registers, and neither a load, a store nor a spill.
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from nkdsl.bench.jit import LLVM_NAMES, Cpu, JitFunction, compile_ir, host_cpu
 from nkdsl.bench.timing import NativeContender
 from nkdsl.errors import Unsupported
-from nkdsl.targets import Target, can_run
-from nkdsl.types import ElementType
+from nkdsl.targets import Instruction, Target, can_run
+from nkdsl.types import ElementType, element_type
 
 STEPS = 256
 """Trips of the loop a call: some ten microseconds, against which the call is nothing."""
 UNROLL = 4
-"""FMAs on each accumulator a trip: the loop's own add, compare and branch fit beside them."""
+"""Instructions on each accumulator a trip: the loop's own three fit beside them."""
 ACCUMULATORS = {512: 20, 256: 12, 128: 12}
 """Independent accumulators by register width: 32 registers at 512 bits, else at least 16."""
-_FMA = re.compile(r"\s(vfn?m(?:add|sub)\d+p[sd]|fmla)\s")
 _MEMORY = re.compile(r"\(%|\[(?:sp|x\d+|r[a-z0-9]+)")
 _LABEL = re.compile(r"^([.\w$]+):")
 _BRANCH = re.compile(r"^\s+(?:j\w+|b\.\w+)\s+([.\w$]+)")
@@ -48,33 +50,61 @@ _REGISTER = {
 
 
 @dataclass(frozen=True)
+class Loop:
+    """How LLVM IR writes one multiply-accumulate instruction."""
+
+    intrinsic: str
+    """Its name, with `{lanes}`, `{type}` and `{bits}` of the accumulator's register."""
+    factor: str
+    """LLVM's type of a factor's element; empty for the accumulator's own."""
+    factors_first: bool = False
+    """Whether the accumulator is the last argument."""
+    adds: bool = True
+    """Whether it adds; else its result is added by an instruction that is not counted."""
+    assembly: str = ""
+    """A regular expression for its names in assembly, where there are several."""
+
+
+LOOPS = {
+    "vfmadd": Loop("llvm.fma.v{lanes}{type}", "", True, assembly=r"vfn?m(?:add|sub)\d+p[sd]|fmla"),
+    "vdpbf16ps": Loop("llvm.x86.avx512bf16.dpbf16ps.{bits}", "bfloat"),
+    "vpdpbusd": Loop("llvm.x86.avx512.vpdpbusd.{bits}", "i8"),
+    "vpdpwssd": Loop("llvm.x86.avx512.vpdpwssd.{bits}", "i16"),
+    "vpmaddwd": Loop("{madd}", "i16", adds=False),
+}
+"""By the mnemonic in a target's table."""
+_MADD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd"}
+_SIZES = {"float": 4, "double": 8, "i32": 4, "bfloat": 2, "i16": 2, "i8": 1}
+"""Bytes of LLVM's types."""
+
+
+@dataclass(frozen=True)
 class Peak:
     """A compiled peak loop."""
 
-    element: ElementType
-    bits: int
+    entry: Instruction
     cpu: Cpu
     function: JitFunction
 
     @property
-    def lanes(self) -> int:
-        """Elements a register."""
-        return self.bits // (8 * self.element.size)
+    def bits(self) -> int:
+        """Width of a register."""
+        return self.entry.bits
 
     @property
-    def fmas(self) -> int:
-        """FMA instructions a trip of the loop."""
+    def count(self) -> int:
+        """Instructions a trip of the loop."""
         return ACCUMULATORS[self.bits] * UNROLL
 
     @property
     def instruction(self) -> str:
         """What is counted, in the compiler's words: fma.f32x16."""
-        return f"fma.{self.element.name}x{self.lanes}"
+        return self.entry.name
 
     @property
     def flops(self) -> int:
-        """Floating-point operations a call."""
-        return STEPS * self.fmas * self.lanes * 2
+        """Multiplications and additions a call."""
+        return STEPS * self.count * self.entry.flops
 
     def loop(self) -> tuple[str, ...]:
         """The assembly of the loop's body."""
@@ -82,20 +112,20 @@ class Peak:
 
     def faults(self) -> tuple[str, ...]:
         """Why this loop would not measure the peak; empty when it does."""
-        body = self.loop()
-        fmas = [line for line in body if _FMA.search(line)]
+        body, name = self.loop(), self.entry.mnemonic
+        counted = re.compile(rf"\s(?:{LOOPS[name].assembly or name})\s")
+        found = [line for line in body if counted.search(line)]
         problems = []
-        if len(fmas) != self.fmas:
-            problems.append(f"{len(fmas)} FMAs in the loop instead of {self.fmas}")
-        if any(not _REGISTER[self.bits].search(line) for line in fmas):
-            problems.append(f"FMAs on registers other than {self.bits} bits wide")
+        if len(found) != self.count:
+            problems.append(f"{len(found)} of {name} in the loop instead of {self.count}")
+        if any(not _REGISTER[self.bits].search(line) for line in found):
+            problems.append(f"{name} on registers other than {self.bits} bits wide")
         problems += [f"memory access: {line.strip()}" for line in body if _MEMORY.search(line)]
         return tuple(problems)
 
     def contender(self) -> NativeContender:
         """The loop as a contender named `peak`."""
-        count = (ACCUMULATORS[self.bits] + 2) * self.lanes
-        start = np.linspace(0.5, 1.0, count, dtype=self.element.dtype)
+        start = _start(self.entry)
         end = np.zeros_like(start)
         arguments = (STEPS, start.ctypes.data, end.ctypes.data)
         keep = (self.function, start, end)
@@ -104,56 +134,93 @@ class Peak:
         )
 
 
-def compile_peak(element: ElementType, bits: int, cpu: Cpu | None = None) -> Peak:
-    """Generate the loop for one register width, unproven: see `Peak.faults`."""
+def _start(entry: Instruction) -> npt.NDArray[np.uint8]:
+    """The first values of the accumulators, then those of two factors, register by register."""
+    element = entry.accumulator_type
+    lanes = ACCUMULATORS[entry.bits] * entry.lanes
+    if element.is_integer:
+        numbers = np.arange(lanes).astype(element.dtype)
+        factors = np.arange(entry.bits // 4, dtype=np.uint8)
+        return np.concatenate([numbers.view(np.uint8), factors])
+    numbers = np.linspace(0.5, 1.0, lanes).astype(element.dtype)
+    factor = element_type("bf16") if _factor(entry) == "bfloat" else element
+    factors = np.linspace(0.5, 1.0, entry.bits // (4 * factor.size)).astype(factor.dtype)
+    return np.concatenate([numbers.view(np.uint8), factors.view(np.uint8)])
+
+
+def compile_peak(entry: Instruction, cpu: Cpu | None = None) -> Peak:
+    """Generate the loop of an instruction, unproven: see `Peak.faults`.
+
+    Raises:
+        Unsupported: nobody said how LLVM IR writes it.
+    """
+    if entry.mnemonic not in LOOPS:
+        raise Unsupported(f"no loop measures {entry.name}; known are: {', '.join(LOOPS)}")
     chosen = cpu or host_cpu()
-    return Peak(element, bits, chosen, compile_ir(peak_ir(element, bits), "peak", chosen))
+    return Peak(entry, chosen, compile_ir(peak_ir(entry), "peak", chosen))
 
 
-def target_peak(element: ElementType, target: Target) -> Peak:
-    """The loop of the target's best instruction for an element type, proven fit.
+def target_peak(lhs: ElementType, target: Target, rhs: ElementType | None = None) -> Peak:
+    """The loop of the target's best instruction for a pair of factors, proven fit.
+
+    Without `rhs`, both are of one type. Of integers it is the fastest whatever their signs, since a
+    product of one kind can be had by way of another.
 
     Raises:
         Unsupported: the target has no such instruction, this CPU cannot run it, or LLVM does not
             keep the loop in registers.
     """
-    instruction = target.instruction_for(element, element)
+    entry = _best(lhs, target, rhs)
     if obstacle := can_run(target):
         raise Unsupported(f"nothing can be timed here: {obstacle}")
     features = ",".join([*target.features, *target.tuning])
-    peak = compile_peak(element, instruction.bits, Cpu(target.cpu, features))
+    peak = compile_peak(entry, Cpu(target.cpu, features))
     if faults := peak.faults():
-        raise Unsupported(f"no loop that measures {instruction.name}: {'; '.join(faults)}")
+        raise Unsupported(f"no loop that measures {entry.name}: {'; '.join(faults)}")
     return peak
 
 
-def peak_ir(element: ElementType, bits: int) -> str:
+def _best(lhs: ElementType, target: Target, rhs: ElementType | None) -> Instruction:
+    """The target's first choice for floats, the most operations a cycle for integers."""
+    integer = [each for each in target.instructions if each.operand_type.is_integer]
+    if lhs.is_integer and integer:
+        return max(integer, key=lambda each: each.flops * each.per_cycle)
+    return target.instruction_for(lhs, rhs)
+
+
+def _factor(entry: Instruction) -> str:
+    """LLVM's type of a factor's element."""
+    return LOOPS[entry.mnemonic].factor or LLVM_NAMES[entry.accumulator]
+
+
+def peak_ir(entry: Instruction) -> str:
     """The loop as LLVM IR text."""
-    lanes = bits // (8 * element.size)
-    vector, accumulators = f"<{lanes} x {LLVM_NAMES[element.name]}>", range(ACCUMULATORS[bits])
-    fma = f"@llvm.fma.v{lanes}{element.name}"
-    slots = [*(f"start{i}" for i in accumulators), "x", "y"]
+    loop, bits = LOOPS[entry.mnemonic], entry.bits
+    scalar, count = _factor(entry), ACCUMULATORS[bits]
+    vector = f"<{entry.lanes} x {LLVM_NAMES[entry.accumulator]}>"
+    factor = f"<{bits // 8 // _SIZES[scalar]} x {scalar}>"
+    slots = {**{f"start{i}": vector for i in range(count)}, "x": factor, "y": factor}
     loads = [
-        f"  %p.{slot} = getelementptr {vector}, ptr %in, i64 {i}\n"
-        f"  %{slot} = load {vector}, ptr %p.{slot}, align {element.size}"
-        for i, slot in enumerate(slots)
+        f"  %p.{slot} = getelementptr [{bits // 8} x i8], ptr %in, i64 {i}\n"
+        f"  %{slot} = load {type_}, ptr %p.{slot}, align 1"
+        for i, (slot, type_) in enumerate(slots.items())
     ]
     phis = [
         f"  %s0.{i} = phi {vector} [ %start{i}, %entry ], [ %s{UNROLL}.{i}, %body ]"
-        for i in accumulators
+        for i in range(count)
     ]
     steps = [
-        f"  %s{u + 1}.{i} = call {vector} {fma}({vector} %x, {vector} %y, {vector} %s{u}.{i})"
+        _step(loop, entry, vector, factor, f"s{u}.{i}", f"s{u + 1}.{i}")
         for u in range(UNROLL)
-        for i in accumulators
+        for i in range(count)
     ]
     stores = [
         f"  %q{i} = getelementptr {vector}, ptr %out, i64 {i}\n"
-        f"  store {vector} %s{UNROLL}.{i}, ptr %q{i}, align {element.size}"
-        for i in accumulators
+        f"  store {vector} %s{UNROLL}.{i}, ptr %q{i}, align 1"
+        for i in range(count)
     ]
     lines = [
-        f"declare {vector} {fma}({vector}, {vector}, {vector})",
+        f"declare {vector} @{_intrinsic(loop, entry)}({_signature(loop, vector, factor)})",
         "define void @peak(i64 %steps, ptr %in, ptr %out) #0 {",
         "entry:",
         *loads,
@@ -174,6 +241,33 @@ def peak_ir(element: ElementType, bits: int) -> str:
         f' "min-legal-vector-width"="{bits}" }}',
     ]
     return "\n".join(lines)
+
+
+def _intrinsic(loop: Loop, entry: Instruction) -> str:
+    return loop.intrinsic.format(
+        lanes=entry.lanes, type=entry.accumulator, bits=entry.bits, madd=_MADD.get(entry.bits, "")
+    )
+
+
+def _signature(loop: Loop, vector: str, factor: str) -> str:
+    if not loop.adds:
+        return f"{factor}, {factor}"
+    return ", ".join([factor, factor, vector] if loop.factors_first else [vector, factor, factor])
+
+
+def _step(loop: Loop, entry: Instruction, vector: str, factor: str, before: str, after: str) -> str:
+    """One accumulation, from one value of an accumulator to the next."""
+    call = f"call {vector} @{_intrinsic(loop, entry)}"
+    if loop.adds:
+        sum_, factors = f"{vector} %{before}", f"{factor} %x, {factor} %y"
+        arguments = (factors, sum_) if loop.factors_first else (sum_, factors)
+        return f"  %{after} = {call}({', '.join(arguments)})"
+    # The same product twice would be computed once, so the accumulator is a factor.
+    return (
+        f"  %f.{after} = bitcast {vector} %{before} to {factor}\n"
+        f"  %p.{after} = {call}({factor} %f.{after}, {factor} %y)\n"
+        f"  %{after} = add {vector} %{before}, %p.{after}"
+    )
 
 
 def loop_body(assembly: str) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ from nkdsl.bench.timing import NativeContender
 from nkdsl.dialects.nanokernel import GemmOp, PlanAttr
 from nkdsl.frontend import load, make_context
 from nkdsl.pipeline import lower
-from nkdsl.planner import analyse, predict
+from nkdsl.planner import analyse
 from nkdsl.planner.cost import block_runs
-from nkdsl.planner.search import candidates
+from nkdsl.planner.search import candidates, cost_of
 from nkdsl.targets.model import Target
 
 
@@ -43,7 +43,8 @@ class Candidate:
         """What tells it from the others of its row."""
         plan = self.plan
         rows, columns = plan.block
-        label = f"{rows}x{columns} {plan.lanes.data} in lanes, {plan.resident.data} resident"
+        label = f"{rows}x{columns} by {plan.instruction.data}, {plan.lanes.data} in lanes"
+        label += f", {plan.resident.data} resident"
         if plan.pack.data != "none":
             label += f", {plan.pack.data} packed"
         blocks = {"m": plan.m_block.data, "n": plan.n_block.data, "k": plan.k_block.data}
@@ -92,15 +93,17 @@ def plan_row(row: Row, dtype: str, target: Target) -> Planned:
 def _ranked(gemm: GemmOp, target: Target) -> Iterator[Candidate]:
     """All that the planner compares, best first, without those that cover as a better one does."""
     problem = analyse(gemm)
-    instruction = target.instruction_for(problem.operand, problem.accumulator)
     found = [
-        (predict(problem, target, plan), plan) for plan in candidates(problem, target, instruction)
+        (cost_of(problem, target, plan), plan)
+        for instruction in target.instructions_for(problem.operand, problem.other)
+        for plan in candidates(problem, target, instruction)
     ]
     seen: set[object] = set()
     # The sort is stable and the planner takes the first of equals: what comes first is its choice.
     for cost, plan in sorted(found, key=lambda pair: pair[0].cycles):
+        instruction = target.instruction(plan.instruction.data)
         runs = block_runs(problem, plan, instruction.lanes)
-        key = (runs, plan.lanes, plan.pack, plan.resident, plan.k_block)
+        key = (instruction, runs, plan.lanes, plan.pack, plan.resident, plan.k_block)
         if key not in seen:
             seen.add(key)
             yield Candidate(len(seen), plan, cost.share_of_peak)

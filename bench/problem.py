@@ -1,8 +1,13 @@
 """What is computed in a row of a table, on which data, and when an answer is right.
 
 A `Row` is a shape: C += op(A)·op(B), everything row-major and dense; `batch` > 1 is a batch-reduce
-product C += sum over i of A[i]·B[i]. A `Problem` is a row in an element type with its operands in
-memory.
+product C += sum over i of A[i]·B[i]. `Types` are the element types of its operands; where they are
+narrower than their sum, B is packed beforehand as instructions for dot products take it ("VNNI
+layout"), v steps of the reduction side by side, the last v filled up with zeros:
+
+    B[k×n]  ->  B[⌈k/v⌉][n][v],   v = 2 for bf16, 4 for 8-bit integers
+
+A `Problem` is a row in some types with its operands in memory.
 
 The reference is computed in `numpy.longdouble`, which numpy multiplies without any BLAS, so that a
 BLAS is never its own judge. An answer is right when nothing but C was written and every element
@@ -10,18 +15,21 @@ lies within the proven bound for a sum of K + 1 terms in any order (Higham, Accu
 of Numerical Algorithms, 2nd ed., section 3.1):
 
     |C - ref| <= gamma(K + 2)·(|C0| + |A|·|B|),   gamma(n) = n·u / (1 - n·u)
+
+Here u is that of the type in which products are added up; integers have u = 0 and must be exact.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nkdsl.bench.memory import reserve
+from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.types import ElementType, element_type
 
 Array = npt.NDArray[Any]
@@ -35,8 +43,65 @@ GUARD_BYTE = 0xFF
 """Fills the guards: a NaN in every float type, so that a stray read shows in the result."""
 
 
-ELEMENTS = {name: element_type(name) for name in ("f32", "f64")}
-"""Element types of operands, results and accumulators alike, by their names in MLIR."""
+LARGEST_START = 1 << 20
+"""Integers in C start between this and its negative: no sum leaves 32 bits."""
+
+
+@dataclass(frozen=True)
+class Types:
+    """The element types of a product's operands."""
+
+    name: str
+    """On the command line and in reports: f32, u8s8."""
+    lhs: ElementType
+    rhs: ElementType
+    out: ElementType
+
+    @property
+    def sums(self) -> ElementType:
+        """What products are added up in."""
+        return self.lhs.accumulator
+
+    @property
+    def group(self) -> int:
+        """Steps of the reduction that lie side by side in a packed B; 1 where none is packed."""
+        return self.sums.size // self.lhs.size
+
+    @property
+    def narrow(self) -> bool:
+        """Whether factors are narrower than their sum."""
+        return self.group > 1
+
+    @property
+    def stored(self) -> Types:
+        """The same with results as a layer hands them on: floats rounded, integers in full."""
+        return self if self.lhs.is_integer else replace(self, out=self.lhs)
+
+
+def _types(name: str, lhs: str, rhs: str) -> Types:
+    left = element_type(lhs)
+    return Types(name, left, element_type(rhs), left.accumulator)
+
+
+PRODUCTS = {
+    types.name: types
+    for types in (
+        _types("f32", "f32", "f32"),
+        _types("f64", "f64", "f64"),
+        _types("bf16", "bf16", "bf16"),
+        _types("u8s8", "u8", "s8"),
+        _types("s8s8", "s8", "s8"),
+    )
+}
+"""Element types of A and B by the names of the command line, C being of the type of their sum."""
+OTHER_NAMES = {"s8": "s8s8"}
+
+
+def product_types(name: str) -> Types:
+    """The types called `name`; raises `Unsupported` with the list of those known."""
+    if (found := PRODUCTS.get(OTHER_NAMES.get(name, name))) is not None:
+        return found
+    raise Unsupported(f"products of '{name}' are not benchmarked; known are: {', '.join(PRODUCTS)}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +161,13 @@ class Row:
         matrix = (self.n, self.k) if self.transpose_b else (self.k, self.n)
         return matrix if self.batch == 1 else (self.batch, *matrix)
 
+    def packed_b(self, group: int) -> tuple[int, ...]:
+        """B in groups of so many steps of the reduction; for 1, as stored."""
+        if group == 1:
+            return self.shape_b
+        matrix = (-(-self.k // group), self.n, group)
+        return matrix if self.batch == 1 else (self.batch, *matrix)
+
     @property
     def shape_c(self) -> tuple[int, int]:
         """C as stored."""
@@ -123,9 +195,10 @@ class Problem:
     """A row with its operands in memory, all views of one arena; made by `make_problem`."""
 
     row: Row
-    element: ElementType
+    types: Types
     a: Array
     b: Array
+    """Packed where its types are narrow."""
     c: Array
     arena: npt.NDArray[np.uint8] = field(repr=False)
     pristine: npt.NDArray[np.uint8] = field(repr=False)
@@ -141,25 +214,65 @@ class Problem:
         self.arena[:] = self.pristine
 
 
-def make_problem(row: Row, element: ElementType, seed: int = 0) -> Problem:
-    """Allocate and fill a problem's operands with normal random numbers.
+def make_problem(row: Row, types: Types, seed: int = 0) -> Problem:
+    """Allocate a problem's operands and fill them with normal random numbers, or any integers.
 
     The arena starts on a huge page, and is one where the system has some to give. Equal arguments
     give equal numbers at equal page offsets, in any process.
+
+    Raises:
+        InvalidInput: a transpose of a narrow type, whose layout is another.
     """
-    shapes = (row.shape_a, row.shape_b, row.shape_c)
-    sizes = [int(np.prod(shape)) * element.size for shape in shapes]
+    if types.narrow and row != row.plain:
+        raise InvalidInput(f"{row.name}: B of {types.name} is packed, and nothing transposed")
+    stored = (row.shape_a, row.packed_b(types.group), row.shape_c)
+    elements = (types.lhs, types.rhs, types.out)
+    sizes = [
+        int(np.prod(shape)) * element.size for shape, element in zip(stored, elements, strict=True)
+    ]
     offsets, end = _lay_out(sizes)
     arena = reserve(end)
     arena[:] = GUARD_BYTE
+    a, b, c = (
+        arena[offset : offset + size].view(element.dtype).reshape(shape)
+        for offset, size, shape, element in zip(offsets, sizes, stored, elements, strict=True)
+    )
     random = np.random.default_rng(seed)
-    views: list[Array] = []
-    for offset, size, shape in zip(offsets, sizes, shapes, strict=True):
-        view = arena[offset : offset + size].view(element.dtype).reshape(shape)
-        view[...] = random.standard_normal(shape)
-        views.append(view)
-    a, b, c = views
-    return Problem(row, element, a, b, c, arena, arena.copy())
+    a[...] = _numbers(random, row.shape_a, types.lhs)
+    b[...] = pack(_numbers(random, row.shape_b, types.rhs), types.group)
+    c[...] = _numbers(random, row.shape_c, types.out)
+    return Problem(row, types, a, b, c, arena, arena.copy())
+
+
+def _numbers(random: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> Array:
+    if not element.is_integer:
+        return random.standard_normal(shape).astype(element.dtype)
+    return any_integers(random, shape, element)
+
+
+def any_integers(
+    random: np.random.Generator, shape: tuple[int, ...], element: ElementType
+) -> Array:
+    """Integers of the whole range of a type of 8 bits, or of a wide one up to `LARGEST_START`."""
+    range_ = np.iinfo(element.dtype)  # type: ignore[type-var]
+    low, high = max(range_.min, -LARGEST_START), min(range_.max, LARGEST_START)
+    return random.integers(low, high, shape, endpoint=True).astype(element.dtype)
+
+
+def pack(b: Array, group: int) -> Array:
+    """One k×n matrix or several, in groups of so many steps of k; 1 leaves them as they are."""
+    if group == 1:
+        return b
+    *batch, k, n = b.shape
+    filled = np.zeros((*batch, -(-k // group) * group, n), b.dtype)
+    filled[..., :k, :] = b
+    return filled.reshape(*batch, -1, group, n).swapaxes(-1, -2)
+
+
+def unpack(b: Array, k: int) -> Array:
+    """The k×n matrices that were packed."""
+    *batch, _, n, _ = b.shape
+    return b.swapaxes(-1, -2).reshape(*batch, -1, n)[..., :k, :]
 
 
 def _lay_out(sizes: list[int]) -> tuple[list[int], int]:
@@ -204,7 +317,7 @@ def _fresh(problem: Problem) -> Problem:
         return piece.view(view.dtype).reshape(view.shape)
 
     a, b, c = (copied(view) for view in (problem.a, problem.b, problem.c))
-    return Problem(problem.row, problem.element, a, b, c, problem.pristine, problem.pristine)
+    return Problem(problem.row, problem.types, a, b, c, problem.pristine, problem.pristine)
 
 
 def _reference(problem: Problem, calls: int) -> tuple[Array, Array]:
@@ -213,7 +326,8 @@ def _reference(problem: Problem, calls: int) -> tuple[Array, Array]:
     a, b, c = (x.astype(np.longdouble) for x in (problem.a, problem.b, problem.c))
     a = a.swapaxes(-1, -2) if row.transpose_a else a
     b = b.swapaxes(-1, -2) if row.transpose_b else b
-    terms = (calls * row.k * row.batch + 2) * problem.element.unit_roundoff
+    b = unpack(b, row.k) if problem.types.narrow else b
+    terms = (calls * row.k * row.batch + 2) * problem.types.sums.unit_roundoff
     gamma = terms / (1 - terms)
     magnitude = np.abs(c) + calls * _product(np.abs(a), np.abs(b))
     return c + calls * _product(a, b), gamma * magnitude

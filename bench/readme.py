@@ -1,10 +1,13 @@
-"""The results sections of README.md, made from the JSON of `nkdsl bench micro` and `bench gemm`.
+"""The results sections of README.md, made from the JSON of `nkdsl bench micro`, `gemm` and `mlp`.
 
     python -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/gemm-f32.json
 
-writes a table for each report between the markers of its suite, `<!-- bench:begin -->` and
-`<!-- bench:end -->` for `micro`, `<!-- bench gemm:begin -->` and `<!-- bench gemm:end -->` for
-`gemm`, under the command that made it. Nothing else in README quotes a figure.
+writes a table for each report, and each type in it, between the markers of its suite, under the
+command that made it: `<!-- bench:begin -->` and `<!-- bench:end -->` for `micro`, `<!-- bench
+gemm:begin -->` and `<!-- bench gemm:end -->` for `gemm`, and the same for `mlp`. Nothing else in
+README quotes a figure.
+
+`mlp` writes what `gemm` does, and is told from it by its command.
 """
 
 from __future__ import annotations
@@ -20,6 +23,15 @@ from nkdsl.errors import InvalidInput
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 GEMM_BEGIN, GEMM_END = "<!-- bench gemm:begin -->", "<!-- bench gemm:end -->"
+MARKERS = {
+    "gemm": (GEMM_BEGIN, GEMM_END),
+    "mlp": ("<!-- bench mlp:begin -->", "<!-- bench mlp:end -->"),
+    "micro": (BEGIN, END),
+}
+"""What each suite's tables stand between."""
+
+WHAT = {"gemm": "C := A·B", "mlp": "whole networks"}
+"""What the rows of a suite are, for those of one schema."""
 
 
 def section(report: dict[str, Any], picture: str) -> str:
@@ -55,24 +67,42 @@ def _rows(report: dict[str, Any], peers: list[str]) -> list[list[str]]:
     return rows
 
 
+def suite(report: dict[str, Any]) -> str:
+    """The suite that a report is of: `micro`, `gemm` or `mlp`."""
+    if report.get("schema") != GEMM_SCHEMA:
+        return "micro"
+    return "mlp" if report["command"].split()[:3] == ["nkdsl", "bench", "mlp"] else "gemm"
+
+
 def gemm_section(report: dict[str, Any], picture: str) -> str:
-    """A report of whole products: our share of the peak, and our speed over each peer's."""
-    peers = list(dict.fromkeys(peer["name"] for peer in report["peers"] if peer["present"]))
+    """A report of whole products, or networks: a table for each type, and the picture."""
+    dtypes = dict.fromkeys(row["dtype"] for row in report["rows"])
+    lines = [
+        *(line for dtype in dtypes for line in _gemm_tables(report, dtype)),
+        f"![share of the peak over size, {', '.join(dtypes)}]({picture})",
+    ]
+    return "\n".join(lines)
+
+
+def _gemm_tables(report: dict[str, Any], dtype: str) -> list[str]:
+    """One type: our share of the peak, and our speed over each peer's; then the same by set."""
+    rows = [row for row in report["rows"] if row["dtype"] == dtype]
+    timed = {contender["name"] for row in rows for contender in row["contenders"]}
+    present = dict.fromkeys(peer["name"] for peer in report["peers"] if peer["present"])
+    peers = [name for name in present if name in timed]
     head = ["set", "shape", "threads", "GF/s", "of the peak", "best peer", "× best"]
     head += [f"× {peer}" for peer in peers]
-    dtype = report["rows"][0]["dtype"]
-    lines = [
-        f"**{dtype}** on {report['cpu']} (`{report['table']}`), C := A·B: `{report['command']}`",
+    what = WHAT[suite(report)]
+    return [
+        f"**{dtype}** on {report['cpu']} (`{report['table']}`), {what}: `{report['command']}`",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(_gemm_row(row, peers))} |" for row in report["rows"]),
+        *(f"| {' | '.join(_gemm_row(row, peers))} |" for row in rows),
         "",
-        *_gemm_summary(report),
+        *_gemm_summary([each for each in report["summary"] if each["dtype"] == dtype]),
         "",
-        f"![share of the peak over size, {dtype}]({picture})",
     ]
-    return "\n".join(lines)
 
 
 def _gemm_row(row: dict[str, Any], peers: list[str]) -> list[str]:
@@ -88,13 +118,13 @@ def _gemm_row(row: dict[str, Any], peers: list[str]) -> list[str]:
     ]
 
 
-def _gemm_summary(report: dict[str, Any]) -> list[str]:
+def _gemm_summary(summary: list[dict[str, Any]]) -> list[str]:
     """A small table: means and minima by set."""
     head = ["set", "threads", "of the peak, mean", "least", "× best peer, mean", "least", "won"]
     return [
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(_gemm_summary_row(each))} |" for each in report["summary"]),
+        *(f"| {' | '.join(_gemm_summary_row(each))} |" for each in summary),
     ]
 
 
@@ -121,19 +151,14 @@ def update(readme: Path, results: list[Path]) -> None:
     Raises:
         InvalidInput: where the markers are missing.
     """
-    micro: list[str] = []
-    gemm: list[str] = []
+    sections: dict[str, list[str]] = {}
     for path in results:
         report, picture = json.loads(path.read_text()), path.with_suffix(".png").as_posix()
-        if report.get("schema") == GEMM_SCHEMA:
-            gemm.append(gemm_section(report, picture))
-        else:
-            micro.append(section(report, picture))
+        make = section if suite(report) == "micro" else gemm_section
+        sections.setdefault(suite(report), []).append(make(report, picture))
     text = readme.read_text()
-    if micro or not gemm:
-        text = _replaced(text, BEGIN, END, micro, readme)
-    if gemm:
-        text = _replaced(text, GEMM_BEGIN, GEMM_END, gemm, readme)
+    for name, found in (sections or {"micro": []}).items():
+        text = _replaced(text, *MARKERS[name], found, readme)
     readme.write_text(text)
 
 

@@ -26,9 +26,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nkdsl.bench.peers.base import Unable
-from nkdsl.bench.problem import ELEMENTS, Row, make_problem, parse_row
+from nkdsl.bench.problem import Row, Types, make_problem, parse_row, product_types
 from nkdsl.bench.timing import Contender, Lap
-from nkdsl.types import ElementType
 
 ONE_QUIET_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -68,14 +67,14 @@ class Worker:
         answer: str | None = self.ask({"op": "core"})["core"]
         return answer
 
-    def prepare(self, row: Row, element: ElementType, name: str) -> WorkerContender:
+    def prepare(self, row: Row, types: Types, name: str) -> WorkerContender:
         """Have the worker set up and check a row.
 
         Raises:
             Unable: the peer cannot do it, or does it wrong.
             WorkerDied: the attempt killed it.
         """
-        answer = self.ask({"op": "prepare", "row": row.name, "dtype": element.name})
+        answer = self.ask({"op": "prepare", "row": row.name, "dtype": types.name})
         return WorkerContender(name, str(answer["detail"]), int(answer["flops"]), self)
 
     def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
@@ -166,7 +165,7 @@ class _Host:
         if not self.available.present:
             raise Unable(self.available.detail)
         self.contender = None
-        problem = make_problem(parse_row(row), ELEMENTS[dtype])
+        problem = make_problem(parse_row(row), product_types(dtype))
         self.contender = self.peer.contender(problem)
         return {"detail": self.contender.detail, "flops": self.contender.flops}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from nkdsl.bench.problem import Problem, fault
+from nkdsl.bench.problem import Problem, Types, fault
 from nkdsl.bench.timing import Contender
 
 CHECKED_CALLS = 2
@@ -44,6 +44,20 @@ class Peer(Protocol):
 
     def close(self) -> None:
         """Give back processes and settings."""
+
+
+BLAS_LETTERS = {"f32": "s", "f64": "d"}
+
+
+def blas_letter(types: Types) -> str:
+    """What BLAS calls the element type of a product.
+
+    Raises:
+        Unable: it has none of such types.
+    """
+    if (letter := BLAS_LETTERS.get(types.name)) is not None:
+        return letter
+    raise Unable(f"BLAS multiplies {' and '.join(BLAS_LETTERS)} only")
 
 
 AnyContender = TypeVar("AnyContender", bound=Contender)

@@ -17,19 +17,16 @@ import numpy as np
 
 from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.jit import LLVM_NAMES, compile_ir
-from nkdsl.bench.peers.base import Availability, Unable
+from nkdsl.bench.peers.base import Availability, Unable, blas_letter
 from nkdsl.bench.peers.engine import Made, plain_only
 from nkdsl.bench.peers.openblas import NO_TRANS, ROW_MAJOR, TRANS, find_blas
-from nkdsl.bench.problem import Row
+from nkdsl.bench.problem import Row, Types
 from nkdsl.bench.timing import NativeContender
-from nkdsl.types import ElementType
 
 BLIS_KINDS = 16
 """Of so many kinds of core at least, every version of BLIS knows the names."""
 BLIS_KERNELS = "NKDSL_BLIS_KERNELS"
 """Whose kernels BLIS shall use, in its words; it takes only numbers, which change with versions."""
-LETTERS = {"f32": "s", "f64": "d"}
-"""What BLAS calls the element types."""
 
 
 def native(operands: Operands, ir: str, name: str, detail: str, *keep: object) -> Made:
@@ -60,9 +57,9 @@ def address_of(library: ctypes.CDLL, symbol: str) -> int:
     return ctypes.cast(entry, ctypes.c_void_p).value or 0
 
 
-def cblas_ir(row: Row, element: ElementType, address: int, bits: int) -> str:
+def cblas_ir(row: Row, types: Types, address: int, bits: int) -> str:
     """A thunk around `cblas_?gemm`, whose integers have so many bits."""
-    integer, scalar = f"i{bits}", LLVM_NAMES[element.name]
+    integer, scalar = f"i{bits}", LLVM_NAMES[types.name]
     trans = (TRANS if flag else NO_TRANS for flag in (row.transpose_a, row.transpose_b))
     arguments = ", ".join(
         [
@@ -82,9 +79,9 @@ define void @thunk(ptr %a, ptr %b, ptr %c) {{
 """
 
 
-def fortran_ir(row: Row, element: ElementType, address: int) -> str:
+def fortran_ir(row: Row, types: Types, address: int) -> str:
     """A thunk around `?gemm_`, which is column-major: it computes C^T := op(B)^T·op(A)^T."""
-    scalar = LLVM_NAMES[element.name]
+    scalar = LLVM_NAMES[types.name]
     integers = {
         "m": row.n,
         "n": row.m,
@@ -132,9 +129,9 @@ class NumpyEngine:
         plain_only(contract, "OpenBLAS")
         if self._blas is None:
             raise Unable("numpy hides its BLAS")
-        row, element = operands.row, operands.element
-        function = f"cblas_{LETTERS[element.name]}gemm"
-        ir = cblas_ir(row, element, self._blas.address(function), self._blas.int_bits)
+        row, types = operands.row, operands.types
+        function = f"cblas_{blas_letter(types)}gemm"
+        ir = cblas_ir(row, types, self._blas.address(function), self._blas.int_bits)
         detail = f"{function}, core {self._blas.text('get_corename')}"
         return native(operands, ir, "openblas", detail)
 
@@ -163,9 +160,9 @@ class BlisEngine:
         plain_only(contract, "BLIS")
         if self._library is None:
             raise Unable("no libblis.so.4")
-        function = f"cblas_{LETTERS[operands.element.name]}gemm"
+        function = f"cblas_{blas_letter(operands.types)}gemm"
         address = address_of(self._library, function)
-        ir = cblas_ir(operands.row, operands.element, address, 32)
+        ir = cblas_ir(operands.row, operands.types, address, 32)
         return native(operands, ir, "blis", f"{function}, {self._architecture()}", self._library)
 
     def _choose(self, kernels: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.gemm_sets import PLAIN
@@ -37,8 +37,8 @@ class Engine(Protocol):
     def availability(self) -> Availability:
         """Whether it can be used here; must be called first."""
 
-    def make(self, operands: Operands, contract: str) -> Made:
-        """A contender for operands.
+    def make(self, operands: Any, contract: str) -> Made:
+        """A contender for operands of its kind, `Operands` of a product mostly.
 
         Raises:
             Unable: with the reason.

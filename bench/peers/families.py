@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from nkdsl.bench.peers.cblas import BLIS_KERNELS
 from nkdsl.bench.peers.mkl import intel_shim
 from nkdsl.bench.peers.openblas import CORE_TYPES
 from nkdsl.bench.peers.places import find_in_peers
+from nkdsl.bench.problem import PRODUCTS
 from nkdsl.bench.worker import WorkerDied
 
 GET_PEERS = "tools/peers.sh"
@@ -46,6 +47,12 @@ class Family:
     variants: Callable[[int], tuple[Variant, ...]]
     """The settings worth a try on so many threads."""
     contracts: tuple[str, ...] = (PLAIN,)
+    types: tuple[str, ...] = ("f32", "f64")
+    """What it multiplies, by our names."""
+
+    def any_of(self, types: Iterable[str]) -> bool:
+        """Whether it multiplies some of these."""
+        return not set(self.types).isdisjoint(types)
 
 
 def _shipped(engine: str) -> Callable[[int], tuple[Variant, ...]]:
@@ -85,10 +92,18 @@ def _blis(_: int) -> tuple[Variant, ...]:
     return tuple(found)
 
 
-def _jax(threads: int) -> tuple[Variant, ...]:
-    flags = "--xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
-    # The pool of threads is as large as the number of CPUs that the process may use.
-    return (Variant("as shipped", "jax", {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}),)
+def _jax(engine: str) -> Callable[[int], tuple[Variant, ...]]:
+    def variants(threads: int) -> tuple[Variant, ...]:
+        flags = "--xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
+        # The pool of threads is as large as the number of CPUs that the process may use.
+        return (Variant("as shipped", engine, {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}),)
+
+    return variants
+
+
+def _torch_compile(_: int) -> tuple[Variant, ...]:
+    # Compilers in processes of their own would stay there, beside the turns.
+    return (Variant("as shipped", "mlp-torch-compile", {"TORCHINDUCTOR_COMPILE_THREADS": "1"}),)
 
 
 def _is_intel() -> bool:
@@ -104,13 +119,30 @@ FAMILIES = {
         Family("numpy", "pip install numpy (the PyPI wheel)", _shipped("numpy")),
         Family("openblas", "pip install numpy (the PyPI wheel)", _openblas),
         Family("mkl", GET_PEERS, _mkl, (PLAIN, PACKED)),
-        Family("onednn", GET_PEERS, _shipped("onednn"), (PLAIN, PACKED)),
+        Family("onednn", GET_PEERS, _shipped("onednn"), (PLAIN, PACKED), tuple(PRODUCTS)),
         Family("blis", "apt-get install libblis4-openmp", _blis),
-        Family("jax", GET_PEERS, _jax),
+        Family("jax", GET_PEERS, _jax("jax"), types=tuple(PRODUCTS)),
         Family("libxsmm", "apt-get install libxsmm-dev gcc", _shipped("libxsmm")),
     )
 }
 """Every known peer by its name on the command line, in the order of the report's columns."""
+
+_OF_NETWORKS = ("f32", "bf16", "s8s8")
+MLP_FAMILIES = {
+    family.name: family
+    for family in (
+        Family("torch", GET_PEERS, _shipped("mlp-torch"), types=_OF_NETWORKS),
+        Family(
+            "torch.compile",
+            f"{GET_PEERS}, and apt-get install g++",
+            _torch_compile,
+            (PLAIN, PACKED),
+            _OF_NETWORKS,
+        ),
+        Family("jax", GET_PEERS, _jax("mlp-jax"), types=_OF_NETWORKS),
+    )
+}
+"""The same for networks."""
 
 
 class Team:
@@ -142,9 +174,9 @@ class Team:
         why = next(iter(dict.fromkeys(reasons)), "no setting of it runs here")
         return Availability(False, f"{why}; to get it: {self._family.how_to_get}")
 
-    def takes(self, contract: str) -> bool:
-        """Whether it has products under a contract."""
-        return contract in self._family.contracts
+    def takes(self, case: Case) -> bool:
+        """Whether it has products of a case's types under its contract."""
+        return case.contract in self._family.contracts and case.dtype in self._family.types
 
     def enter(self, case: Case) -> Entrant:
         """Its fastest setting for a case.

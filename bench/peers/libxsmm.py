@@ -6,14 +6,18 @@ C^T += B^T·A^T on the same memory, so our B is its first operand and our n its 
     ours (row-major)          libxsmm (column-major)
     C[m×n] += A[m×k]·B[k×n]   dispatch(m=n, n=m, k, lda=n, ldb=k, ldc=n); kernel(B, A, C)
 
+Our packed B of narrow types is what libxsmm calls its first operand in VNNI layout. It wants K in
+whole groups: where K is not, A is copied beforehand into rows that zeros fill up.
+
 The other orientation, with m in the vectors, would need a C^T in memory. Where C is a column
 (n = 1) it is its own transpose, so both are tried. Batch-reduce products have a strided form, one
 with an unrolling hint, and one by arrays of addresses. Every form that libxsmm will generate is
-checked and the fastest is timed; what its JIT refuses (some transposed operands) is reported.
-Kernels are dispatched beforehand: what is timed is the bare kernel through its own pointer.
+checked and the fastest of those that are right is timed; what its JIT refuses (some transposed
+operands) is reported. Kernels are dispatched beforehand: what is timed is the bare kernel through
+its own pointer.
 
-The library is the shared one that `NKDSL_LIBXSMM` names (libxsmm 1.x), else one that the system's C
-compiler links from Debian's static libxsmm-dev into the user's cache.
+The library is the shared one that `NKDSL_LIBXSMM` names (libxsmm 1.x or 2.x), else one that the
+system's C compiler links from Debian's static libxsmm-dev into the user's cache.
 """
 
 from __future__ import annotations
@@ -25,51 +29,35 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nkdsl.bench.gemm_problem import Operands
-from nkdsl.bench.jit import compile_ir
 from nkdsl.bench.machine import cache_directory
+from nkdsl.bench.memory import reserve
 from nkdsl.bench.peers.base import Availability, Unable, checked
 from nkdsl.bench.peers.engine import Made, plain_only
+from nkdsl.bench.peers.libxsmm_forms import (
+    TRANS_A,
+    TRANS_B,
+    Call,
+    Form,
+    Interface,
+    One,
+    Work,
+    interface,
+)
 from nkdsl.bench.problem import Problem, Row
 from nkdsl.bench.timing import Contender, NativeContender, fastest
 
-HOW_TO_GET = (
-    "apt-get install libxsmm-dev gcc, or set NKDSL_LIBXSMM to a shared libxsmm 1.x (libxsmm.so)"
-)
+HOW_TO_GET = "apt-get install libxsmm-dev gcc, or set NKDSL_LIBXSMM to a shared libxsmm"
 SHIM = Path(__file__).with_name("libxsmm_shim.c")
 ARCHIVES = ("libxsmm.a", "libxsmmnoblas.a")
 BUILD_TIMEOUT_S = 120
 
 LARGEST = 192
 """Whole products up to this many rows, columns and terms on average are libxsmm's business."""
-TRANS_A, TRANS_B = 1, 2
-PREFETCH_NONE = 0
-LETTERS = {"f32": "s", "f64": "d"}
-SCALARS: dict[str, type[ctypes.c_float] | type[ctypes.c_double]] = {
-    "f32": ctypes.c_float,
-    "f64": ctypes.c_double,
-}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One product in libxsmm's terms: column-major, its m along the vectors."""
-
-    label: str
-    m: int
-    n: int
-    k: int
-    lda: int
-    ldb: int
-    ldc: int
-    flags: int
-    swapped: bool
-    """Our B is libxsmm's first operand."""
 
 
 class _Loading:
@@ -77,15 +65,15 @@ class _Loading:
 
     def __init__(self) -> None:
         """Nothing is loaded before `availability`."""
-        self._library: ctypes.CDLL | None = None
+        self._interface: Interface | None = None
 
     def availability(self) -> Availability:
         """Find or build the shared library and load it."""
         try:
-            self._library, origin = _load()
+            library, self._interface, origin = _load()
         except Unable as error:
             return Availability(False, str(error))
-        return Availability(True, f"{_version(self._library)}, {origin}")
+        return Availability(True, f"{_version(library)}, {origin}")
 
 
 class Libxsmm(_Loading):
@@ -94,15 +82,21 @@ class Libxsmm(_Loading):
     name = "libxsmm"
 
     def contender(self, problem: Problem) -> Contender:
-        """The fastest of the checked kernels that libxsmm generates for this problem."""
-        if self._library is None:
+        """The fastest of the right kernels that libxsmm generates for this problem."""
+        if self._interface is None:
             raise Unable(HOW_TO_GET)
-        row = problem.row
-        forms = _gemm_forms if row.batch == 1 else _batch_reduce_forms
-        candidates = list(forms(self._library, problem))
+        candidates: list[Contender] = []
+        reasons: dict[str, None] = {}
+        for work, filled in _works(problem):
+            for form in self._interface.forms(work):
+                try:
+                    candidates.append(checked(problem, _native(problem, form, filled)))
+                except Unable as error:
+                    reasons[str(error)] = None
         if not candidates:
-            raise Unable(f"libxsmm's JIT returned no kernel for {row.name} {problem.element.name}")
-        return fastest([checked(problem, candidate) for candidate in candidates])
+            name = f"{problem.row.name} {problem.types.name}"
+            raise Unable("; ".join(reasons) or f"libxsmm's JIT returned no kernel for {name}")
+        return fastest(candidates)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -115,16 +109,19 @@ class LibxsmmEngine(_Loading):
         """The bare kernel, in the orientation that needs no transpose of C."""
         plain_only(contract, "libxsmm")
         row = operands.row
-        if self._library is None:
+        if self._interface is None:
             raise Unable(HOW_TO_GET)
+        if operands.types.narrow:
+            raise Unable(f"libxsmm takes no plain operands of {operands.types.name}")
         if row.m * row.n * row.k > LARGEST**3:
             raise Unable("libxsmm is for small products")
-        call = next(calls(row))
-        address = _dispatch(self._library, "mmdispatch", operands, call, beta=0)
-        if not address:
-            raise Unable("libxsmm's JIT returned no kernel")
         a, b, c = operands.pointers
-        return Made(NativeContender("libxsmm", address, (b, a, c), row.flops, "", (operands,)))
+        work = Work(operands.types, next(calls(row)), (b, a, c), beta=0)
+        form = next(self._interface.forms(work), None)
+        if form is None:
+            raise Unable("libxsmm's JIT returned no kernel")
+        keep = (operands, *form.keep)
+        return Made(NativeContender("libxsmm", form.address, form.arguments, row.flops, "", keep))
 
 
 def calls(row: Row) -> Iterator[Call]:
@@ -138,98 +135,56 @@ def calls(row: Row) -> Iterator[Call]:
         yield Call("m in lanes", m, 1, k, stored_a, k, m, flags, swapped=False)
 
 
-def _gemm_forms(library: ctypes.CDLL, problem: Problem) -> Iterator[NativeContender]:
-    for call in calls(problem.row):
-        address = _dispatch(library, "mmdispatch", problem, call)
-        if address:
-            a, b, c = problem.pointers
-            operands = (b, a, c) if call.swapped else (a, b, c)
-            yield _native(problem, address, operands, call.label)
-
-
-def _batch_reduce_forms(library: ctypes.CDLL, problem: Problem) -> Iterator[NativeContender]:
-    row, size = problem.row, problem.element.size
-    call = next(calls(row))
+def _works(problem: Problem) -> Iterator[tuple[Work, Filled | None]]:
+    """What libxsmm could be asked for, with the copy of A that it needs."""
+    row, types = problem.row, problem.types
     a, b, c = problem.pointers
-    step_a, step_b = row.m * row.k * size, row.k * row.n * size
-    count = np.array([row.batch], dtype=np.uint64)
-    strided = (
-        ("strided", "mmdispatch_reducebatch_strd", (step_b, step_a)),
-        ("strided, unroll hint", "mmdispatch_reducebatch_strd_unroll", (step_b, step_a, row.batch)),
-    )
-    for label, function, extra in strided:
-        if address := _dispatch(library, function, problem, call, extra):
-            yield _native(problem, address, (b, a, c, count.ctypes.data), label, count)
-    if address := _dispatch(library, "mmdispatch_reducebatch_addr", problem, call):
-        steps = np.arange(row.batch, dtype=np.uint64)
-        addresses = np.concatenate([b + step_b * steps, a + step_a * steps])
-        working = np.empty_like(addresses)
-        thunk = compile_ir(addresses_ir(row.batch), "thunk")
-        arguments = tuple(x.ctypes.data for x in (addresses, working, count))
-        arguments = (address, *arguments, c)
-        keep = (thunk, addresses, working, count)
-        yield _native(problem, thunk.address, arguments, "addresses", *keep)
+    if not types.narrow:
+        steps = row.k * row.n * types.rhs.size, row.m * row.k * types.lhs.size
+        for call in calls(row) if row.batch == 1 else [next(calls(row))]:
+            operands = (b, a, c) if call.swapped else (a, b, c)
+            yield Work(types, call, operands, steps, row.batch), None
+        return
+    whole = Row(row.m, row.n, -(-row.k // types.group) * types.group, row.batch)
+    filled = _fill_up(problem, whole.k) if whole != row else None
+    steps = whole.k * row.n * types.rhs.size, row.m * whole.k * types.lhs.size
+    operands = (b, filled.ctypes.data if filled is not None else a, c)
+    yield Work(types, next(calls(whole)), operands, steps, row.batch), filled
 
 
-def addresses_ir(batch: int) -> str:
-    """A call of the form by addresses, on a fresh copy of both lists.
-
-    The kernel moves the addresses in its caller's memory on (libxsmm 1.17) and does not move them
-    back, so whoever calls it twice has to write them twice.
-    """
-    return f"""
-declare void @llvm.memcpy.inline.p0.p0.i64(ptr, ptr, i64, i1)
-define void @thunk(ptr %kernel, ptr %addresses, ptr %first, ptr %count, ptr %c) {{
-  call void @llvm.memcpy.inline.p0.p0.i64(ptr %first, ptr %addresses, i64 {16 * batch}, i1 false)
-  %second = getelementptr i64, ptr %first, i64 {batch}
-  call void %kernel(ptr %first, ptr %second, ptr %c, ptr %count)
-  ret void
-}}
-"""
+Filled = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
-def _native(
-    problem: Problem, address: int, arguments: tuple[int, ...], detail: str, *keep: object
-) -> NativeContender:
-    return NativeContender(
-        "libxsmm", address, arguments, problem.row.flops, detail, (problem, *keep)
-    )
+def _fill_up(problem: Problem, k: int) -> Filled:
+    """A copy of A in rows of `k` elements, the last of them zeros."""
+    row, element = problem.row, problem.types.lhs
+    shape = (*row.shape_a[:-1], k)
+    filled = reserve(int(np.prod(shape)) * element.size).view(element.dtype).reshape(shape)
+    filled[..., : row.k] = problem.a
+    return filled
 
 
-def _dispatch(
-    library: ctypes.CDLL,
-    function: str,
-    problem: Problem | Operands,
-    call: Call,
-    extra: tuple[int, ...] = (),
-    beta: int = 1,
-) -> int | None:
-    """Have a kernel generated for C := beta·C + A·B; its address, or None where it cannot be."""
-    entry = getattr(library, f"libxsmm_{LETTERS[problem.element.name]}{function}", None)
-    if entry is None:
-        return None
-    entry.restype = ctypes.c_void_p
-    one, factor = (SCALARS[problem.element.name](x) for x in (1, beta))
-    pointers = [ctypes.byref(ctypes.c_int(x)) for x in (call.lda, call.ldb, call.ldc)]
-    flags, prefetch = ctypes.c_int(call.flags), ctypes.c_int(PREFETCH_NONE)
-    sizes = [ctypes.c_int(x) for x in (call.m, call.n, call.k, *extra)]
-    scalars = [ctypes.byref(one), ctypes.byref(factor), ctypes.byref(flags), ctypes.byref(prefetch)]
-    address: int | None = entry(*sizes, *pointers, *scalars)
-    return address
+def _native(problem: Problem, form: Form, filled: Filled | None) -> NativeContender:
+    detail = form.label
+    if filled is not None:
+        detail += f", A copied beforehand into rows of {filled.shape[-1]}"
+    keep = (problem, filled, *form.keep)
+    return NativeContender("libxsmm", form.address, form.arguments, problem.row.flops, detail, keep)
 
 
-def _load() -> tuple[ctypes.CDLL, str]:
-    """The loaded library and where it came from."""
+def _load() -> tuple[ctypes.CDLL, Interface, str]:
+    """The loaded library, how to call it, and where it came from."""
     chosen = os.environ.get("NKDSL_LIBXSMM")
     path = Path(chosen) if chosen else build_shim()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise Unable(f"cannot load libxsmm: {error}; {HOW_TO_GET}") from error
-    if not hasattr(library, "libxsmm_smmdispatch"):
-        raise Unable(f"{path.name} is no libxsmm 1.x: it lacks libxsmm_smmdispatch; {HOW_TO_GET}")
+    found = interface(library)
+    if found is None:
+        raise Unable(f"{path.name} is no libxsmm 1.x or 2.x; {HOW_TO_GET}")
     library.libxsmm_init()
-    return library, "NKDSL_LIBXSMM" if chosen else "linked from libxsmm-dev"
+    return library, found, "NKDSL_LIBXSMM" if chosen else "linked from libxsmm-dev"
 
 
 def _version(library: ctypes.CDLL) -> str:
@@ -238,7 +193,8 @@ def _version(library: ctypes.CDLL) -> str:
     arch = library.libxsmm_get_target_arch().decode()
     entry = getattr(library, "nkdsl_libxsmm_version", None)
     if entry is None:
-        return f"1.x ({arch})"
+        major = 1 if isinstance(interface(library), One) else 2
+        return f"{major}.x ({arch})"
     entry.restype = ctypes.c_char_p
     return f"{entry().decode()} ({arch})"
 

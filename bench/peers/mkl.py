@@ -20,8 +20,8 @@ from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.gemm_sets import PACKED
 from nkdsl.bench.jit import LLVM_NAMES
 from nkdsl.bench.machine import cache_directory
-from nkdsl.bench.peers.base import Availability, Unable
-from nkdsl.bench.peers.cblas import LETTERS, address_of, cblas_ir, fortran_ir, native
+from nkdsl.bench.peers.base import Availability, Unable, blas_letter
+from nkdsl.bench.peers.cblas import address_of, cblas_ir, fortran_ir, native
 from nkdsl.bench.peers.engine import Made, plain_only
 from nkdsl.bench.peers.openblas import NO_TRANS, ROW_MAJOR, TRANS
 from nkdsl.bench.peers.places import find_in_peers
@@ -55,14 +55,14 @@ class MklEngine:
             raise Unable("no libmkl_rt.so")
         if contract == PACKED:
             return self._packed(self._library, operands)
-        function = f"cblas_{LETTERS[operands.element.name]}gemm"
+        function = f"cblas_{blas_letter(operands.types)}gemm"
         address = address_of(self._library, function)
-        ir = cblas_ir(operands.row, operands.element, address, 32)
+        ir = cblas_ir(operands.row, operands.types, address, 32)
         return native(operands, ir, "mkl", function, self._library)
 
     def _packed(self, library: ctypes.CDLL, operands: Operands) -> Made:
-        row, element = operands.row, operands.element
-        stem = f"cblas_{LETTERS[element.name]}gemm"
+        row, types = operands.row, operands.types
+        stem = f"cblas_{blas_letter(types)}gemm"
         get_size = getattr(library, f"{stem}_pack_get_size", None)
         pack = getattr(library, f"{stem}_pack", None)
         if get_size is None or pack is None:
@@ -70,7 +70,7 @@ class MklEngine:
         get_size.restype = ctypes.c_size_t
         packed = np.zeros(get_size(B_MATRIX, row.m, row.n, row.k) + 64, np.uint8)
         start = packed.ctypes.data + -packed.ctypes.data % 64
-        one = {"f32": ctypes.c_float, "f64": ctypes.c_double}[element.name](1)
+        one = {"f32": ctypes.c_float, "f64": ctypes.c_double}[types.name](1)
         trans = [TRANS if flag else NO_TRANS for flag in (row.transpose_a, row.transpose_b)]
         source = ctypes.c_void_p(operands.b.ctypes.data)
         sizes = (row.m, row.n, row.k)
@@ -78,7 +78,7 @@ class MklEngine:
             *(ROW_MAJOR, B_MATRIX, trans[1], *sizes, one),
             *(source, row.shape_b[-1], ctypes.c_void_p(start)),
         )
-        scalar = LLVM_NAMES[element.name]
+        scalar = LLVM_NAMES[types.name]
         ir = f"""
 define void @thunk(ptr %a, ptr %b, ptr %c) {{
   %f = inttoptr i64 {address_of(library, f"{stem}_compute")} to ptr
@@ -116,9 +116,9 @@ class TorchMklEngine:
         plain_only(contract, "torch's MKL")
         if self._library is None:
             raise Unable("no torch")
-        function = f"{LETTERS[operands.element.name]}gemm_"
+        function = f"{blas_letter(operands.types)}gemm_"
         address = address_of(self._library, function)
-        ir = fortran_ir(operands.row, operands.element, address)
+        ir = fortran_ir(operands.row, operands.types, address)
         return native(operands, ir, "mkl", f"{function} in torch", self._library)
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from nkdsl.bench.jit import LLVM_NAMES, compile_ir
-from nkdsl.bench.peers.base import Availability, Unable, checked
+from nkdsl.bench.peers.base import Availability, Unable, blas_letter, checked
 from nkdsl.bench.problem import Problem
 from nkdsl.bench.timing import Contender, NativeContender, PythonContender, fastest
 from nkdsl.bench.worker import Worker, WorkerDied
@@ -97,7 +97,7 @@ def find_blas() -> Blas | None:
 
 def thunk_ir(problem: Problem, blas: Blas, function: str) -> str:
     """A function of three pointers that performs the product by `function`, batches in a loop."""
-    row, llvm = problem.row, LLVM_NAMES[problem.element.name]
+    row, llvm = problem.row, LLVM_NAMES[problem.types.name]
     integer, scalar = f"i{blas.int_bits}", f"{llvm} 1.0"
     trans = [TRANS if flag else NO_TRANS for flag in (row.transpose_a, row.transpose_b)]
     arguments = ", ".join(
@@ -156,11 +156,11 @@ class NumpyBlas:
 
     def contender(self, problem: Problem) -> Contender:
         """One native call of cblas, or np.matmul where it is hidden."""
-        blas = self._blas
+        blas, letter = self._blas, blas_letter(problem.types)
         if blas is None:
             return checked(problem, _matmul(problem))
         self._one_thread(blas)
-        function = {"f32": "cblas_sgemm", "f64": "cblas_dgemm"}[problem.element.name]
+        function = f"cblas_{letter}gemm"
         thunk = compile_ir(thunk_ir(problem, blas, function), "thunk")
         detail = f"{function}, core {self.core}" if self.core else function
         contender = NativeContender(
@@ -226,11 +226,12 @@ class BestOpenBlas:
 
     def contender(self, problem: Problem) -> Contender:
         """The fastest core type; one that dies or is wrong is left out."""
+        blas_letter(problem.types)
         candidates: list[Contender] = []
         reasons = []
         for core, worker in list(self._workers.items()):
             try:
-                candidate = worker.prepare(problem.row, problem.element, self.name)
+                candidate = worker.prepare(problem.row, problem.types, self.name)
                 candidate.run(1)
                 candidates.append(candidate)
             except WorkerDied as error:

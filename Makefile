@@ -74,8 +74,13 @@ bench:
 	  --json bench/results/blocks-f32.json --picture bench/results/blocks-f32.png
 	$(PY) -m nkdsl bench gemm --dtype f32 --json bench/results/gemm-f32.json --picture bench/results/gemm-f32.png
 	$(PY) -m nkdsl bench gemm --dtype f64 --sets squares --json bench/results/gemm-f64.json --picture bench/results/gemm-f64.png
-	$(PY) -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/micro-f64.json \
-	  bench/results/gemm-f32.json bench/results/gemm-f64.json
+	$(PY) -m nkdsl bench micro --dtype bf16 --json bench/results/micro-bf16.json --picture bench/results/micro-bf16.png
+	$(PY) -m nkdsl bench micro --dtype u8s8 --json bench/results/micro-u8s8.json --picture bench/results/micro-u8s8.png
+	$(PY) -m nkdsl bench gemm --dtype bf16 --json bench/results/gemm-bf16.json --picture bench/results/gemm-bf16.png
+	$(PY) -m nkdsl bench gemm --dtype s8,u8s8 --json bench/results/gemm-s8.json --picture bench/results/gemm-s8.png
+	$(PY) -m nkdsl bench mlp --dtype f32,bf16,s8 --json bench/results/mlp.json --picture bench/results/mlp.png
+	$(PY) -m nkdsl.bench.readme README.md $(addprefix bench/results/, $(addsuffix .json, \
+	  micro-f32 micro-f64 micro-bf16 micro-u8s8 gemm-f32 gemm-f64 gemm-bf16 gemm-s8 mlp))
 
 clean:
 	rm -rf .venv .venv-peers build dist nkdsl.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

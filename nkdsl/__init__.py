@@ -7,7 +7,8 @@ k = nkdsl.compile("examples/matmul_512.mlir")  # or MLIR text, or an xDSL module
 k(a, b, c)  # numpy arrays, in the function's order
 print(k.explain())
 
-c = nkdsl.matmul(a, b)  # numpy arrays of any shape; kernels are made as they are needed
+c = nkdsl.matmul(a, b)  # arrays or tensors of any shape; kernels are made as they are needed
+y = nkdsl.matmul(a, w, bias=v, activation="gelu", out_dtype="bf16")  # one kernel does it all
 ```
 
 Importing this package is cheap: the compiler itself is loaded on first use.

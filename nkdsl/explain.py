@@ -7,6 +7,7 @@ computed twice in two ways. `explain_module` is what `Kernel.explain` and `nkdsl
     print(explain_module(load("examples/matmul_512.mlir", context), get_target("znver5")))
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,16 +16,16 @@ from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from nkdsl.dialects.nanokernel import GemmOp, PlanAttr, iterator_names
+from nkdsl.dialects.nanokernel import GemmOp, PlanAttr, YieldOp, iterator_names
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import make_context
 from nkdsl.pipeline import lower
 from nkdsl.planner import Cost, Problem, analyse, check_plan
-from nkdsl.planner.blocking import residents
+from nkdsl.planner.blocking import accumulates_apart, residents, sides_of
 from nkdsl.planner.cost import STREAMED, Call, reuse_distance, source_level
 from nkdsl.planner.problem import SCALES, Role
 from nkdsl.planner.registers import Tile, block_tile, registers_of
-from nkdsl.planner.search import candidates
+from nkdsl.planner.search import candidates, grouped
 from nkdsl.planner.split import Run, even_split
 from nkdsl.targets import get_target, use_target
 from nkdsl.targets.model import Instruction, Target
@@ -40,6 +41,9 @@ ROLES: tuple[Role, ...] = ("lhs", "rhs")
 LABEL = 10
 """Width of the first column."""
 
+LINE = 100
+"""Width of a line."""
+
 _BLOCK = "{:>8}{:>8}{:>11}{:>9}{:>10}{:>7}  {}"
 """One line of the table of blocks."""
 
@@ -54,6 +58,10 @@ class Explained:
     plan: PlanAttr
     instruction: Instruction
     cost: Cost
+    stated: Problem
+    """The same product, of groups of the instruction."""
+    counted: PlanAttr
+    """The same plan, which counts groups."""
 
     @classmethod
     def of(cls, op: GemmOp) -> "Explained":
@@ -62,7 +70,9 @@ class Explained:
             raise InvalidInput("this product has no plan; run the pass 'plan' first")
         problem, target = analyse(op), get_target(op.plan.target.data)
         instruction = target.instruction(op.plan.instruction.data)
-        return cls(op, problem, target, op.plan, instruction, check_plan(problem, target, op.plan))
+        cost = check_plan(problem, target, op.plan)
+        groups = grouped(problem, target, op.plan)
+        return cls(op, problem, target, op.plan, instruction, cost, *groups)
 
     @property
     def lanes(self) -> str:
@@ -83,6 +93,11 @@ class Explained:
     def kept(self) -> Role:
         """The factor whose registers stay through a step while the other passes by."""
         return "rhs" if self.tile.rhs_loads <= self.tile.lhs_loads else "lhs"
+
+    @property
+    def apart(self) -> bool:
+        """Whether sums are kept in the workspace until their reduction is over."""
+        return self.plan.blocked and accumulates_apart(self.stated, self.counted)
 
     @property
     def passing(self) -> Role:
@@ -149,9 +164,9 @@ def _problem(e: Explained) -> Iterator[str]:
         for position, name in enumerate(names)
     )
     sign = "=" if p.from_zero else "+="
-    types = " into ".join(dict.fromkeys((p.operand.name, p.accumulator.name)))
     yield _row("product", f"C {sign} A·B in @{_function_name(e.op)}: {sizes}")
-    yield _row("", f"{types}, {_quantity(p.flops)}floating-point operations")
+    what = "operations" if p.accumulator.is_integer else "floating-point operations"
+    yield _row("", f"{_types(p)}, {_quantity(p.flops)}{what}")
     if p.dynamic:
         yield _row("", f"sizes known at run time; what follows is for {SCALES[-1]}")
     for letter, operand in (("A", p.lhs), ("B", p.rhs), ("C", p.out)):
@@ -159,6 +174,15 @@ def _problem(e: Explained) -> Iterator[str]:
         strides = ", ".join(f"{n} {s}" for n, s in used)
         yield _row(letter, f"strides in elements: {strides or 'none'}")
     yield _row("target", f"{e.target.name}: {e.target.description}")
+
+
+def _types(p: Problem) -> str:
+    """`u8·s8 added up in s32, stored as u8`; a type alone where there is no other."""
+    if p.accumulator == p.operand == p.result:
+        return p.operand.name
+    factors = f"{p.operand.name}·{p.other.name}"
+    stored = "" if p.result == p.accumulator else f", stored as {p.result.name}"
+    return f"{factors} added up in {p.accumulator.name}{stored}"
 
 
 def _function_name(op: Operation) -> str:
@@ -174,13 +198,15 @@ def _plan(e: Explained) -> Iterator[str]:
     yield _row("plan", f"{mr}x{nr} accumulators, lanes along {e.lanes}, {i.name} ({i.mnemonic}…)")
     kept = min(tile.lhs_loads, tile.rhs_loads)
     live = tile.live_registers(target)
-    mask = live - tile.instructions - kept - 1
+    mask = int(tile.masked and not target.masked)
+    passing = live - tile.instructions - kept - mask - tile.adds
     spared = target.spare_registers
     spare = f" ({target.registers} less {spared} spare)" if spared else ""
     yield _row(
         "registers",
-        f"{tile.lhs_loads}·{tile.rhs_loads} accumulators + {kept} kept + 1 passing"
-        f"{f' + {mask} mask' if mask else ''} = {live} ≤ {target.plannable_registers}{spare}",
+        f"{tile.lhs_loads}·{tile.rhs_loads} accumulators + {kept} kept + {passing} passing"
+        f"{' + 1 mask' if mask else ''}{' + 1 product' if tile.adds else ''}"
+        f" = {live} ≤ {target.plannable_registers}{spare}",
     )
     needed = i.latency * i.per_cycle
     relation = "≥" if tile.instructions >= needed else "<"
@@ -190,6 +216,80 @@ def _plan(e: Explained) -> Iterator[str]:
         f"{tile.instructions} independent accumulators {relation} {i.latency} cycles × "
         f"{i.per_cycle:g} a cycle = {needed:g}: {verdict}",
     )
+    yield from _low_precision(e)
+    yield from _finish(e)
+
+
+def _low_precision(e: Explained) -> Iterator[str]:
+    """What becomes of narrow factors before they are multiplied."""
+    i, p = e.instruction, e.problem
+    if i.widened:
+        yield _row("factors", f"extended to {i.widened} when they are loaded")
+    if i.k > 1:
+        extent = p.extent("k")
+        rest = extent % i.k
+        filled = f", the last one filled up with {_count(i.k - rest, 'zero')}" if rest else ""
+        yield _row(
+            "groups",
+            f"of {i.k} k in each lane (VNNI): k = {extent} is "
+            f"{_count(-(-extent // i.k), 'group')}{filled}",
+        )
+        for role in ROLES:
+            yield _row("", f"{FACTORS[role]}: {_grouping(e, role)}")
+    if i.flips:
+        broadcast = sides_of(e.lanes).broadcast
+        vector = sides_of(e.lanes).vector
+        executed = e.target.executed(i, broadcast)
+        position = broadcast == "rhs"
+        was, is_ = i.operands[position], executed.operands[position]
+        sign = "-" if is_ == "u8" else ""
+        yield _row(
+            "signs",
+            f"of {FACTORS[broadcast]} are flipped, {was} to {is_}, in each register that is "
+            f"broadcast: {executed.mnemonic} takes u8·s8",
+        )
+        yield _row(
+            "",
+            f"sums start at {sign}128 times those of {FACTORS[vector]} over k, which are added up "
+            "when a panel is packed",
+        )
+
+
+def _grouping(e: Explained, role: Role) -> str:
+    """Where the groups of a factor come from."""
+    operand = e.problem.operand_named(role)
+    if e.plan.packs(role):
+        return "packed into panels of groups"
+    if operand.group == e.instruction.k:
+        return "lies in groups"
+    if not e.stated.is_scattered(role):
+        return "has k side by side, a group is an element"
+    return "read in place, rows of k are interleaved in registers"
+
+
+def _finish(e: Explained) -> Iterator[str]:
+    """What is done to the sums."""
+    if not e.problem.finishes:
+        return
+    if e.op.epilogue is None:
+        steps = f"rounds to {e.problem.result.name}"
+    else:
+        ops = [op.name for op in e.op.epilogue.block.ops if not isinstance(op, YieldOp)]
+        names = [name for name in ops if name != "arith.constant"]
+        steps = ", ".join(name.partition(".")[2] for name in names) or "nothing"
+    where = (
+        "in a loop over sums in the workspace, after their last part of k"
+        if e.apart
+        else "on registers, while a block is stored"
+    )
+    yield _row("epilogue", where)
+    yield from _wrapped(steps)
+
+
+def _wrapped(words: str) -> Iterator[str]:
+    """Words on as many lines as they need."""
+    for line in textwrap.wrap(words, LINE - LABEL):
+        yield _row("", line)
 
 
 # -------------------------------------------------------------------------------------- step
@@ -200,7 +300,7 @@ def _step(e: Explained) -> Iterator[str]:
     tile, target, i = call.tile, e.target, e.instruction
     yield _row("step", f"of a {call.rows.size}x{call.columns.size} block, in cycles:")
     resources = (
-        ("FMA units", step.fma, f"{tile.instructions} / {i.per_cycle:g} a cycle"),
+        ("FMA units", step.fma, _work(tile, i)),
         ("FMA latency", step.latency, "one addition after another into each accumulator"),
         (
             "load ports",
@@ -222,10 +322,16 @@ def _step(e: Explained) -> Iterator[str]:
     yield _row("", f"* is the bound: {rate:.1f} of {_peak(e):g} operations a cycle")
 
 
+def _work(tile: Tile, instruction: Instruction) -> str:
+    """What the units that multiply have to do in a step."""
+    also = f" and {_count(tile.extensions, 'extension')}" if tile.extensions else ""
+    return f"{tile.instructions}{also}, {instruction.per_cycle:g} a cycle"
+
+
 def _streams(e: Explained) -> str:
     words = []
     for role in ROLES:
-        level = source_level(e.problem, e.target, e.plan, role)
+        level = source_level(e.stated, e.target, e.counted, role)
         if level:
             words.append(f"{FACTORS[role]} comes from {_place(e.target, level)}")
     return ", ".join(words) or "both factors are in L1"
@@ -349,8 +455,8 @@ def _loops(e: Explained) -> Iterator[str]:
     for depth, line in enumerate(lines):
         yield _row("" if depth else "loops", f"{'  ' * depth}{line}")
     for role in ROLES:
-        level = source_level(p, e.target, plan, role)
-        distance = reuse_distance(p, plan, role)
+        level = source_level(e.stated, e.target, e.counted, role)
+        distance = reuse_distance(e.stated, e.counted, role)
         yield _row(
             FACTORS[role],
             f"comes from {_place(e.target, level)}: {_bytes(distance)} are touched between two "
@@ -374,8 +480,9 @@ def _cache_blocks(e: Explained) -> Iterator[str]:
     lines += [f"{kind}: a register block at a time" for kind in order]
     for depth, line in enumerate(lines):
         yield _row("" if depth else "loops", f"{'  ' * depth}{line}")
-    for part in residents(e.problem, e.target, plan):
-        shape = f"{part.shape[0]}x{part.shape[1]}"
+    for part in residents(e.stated, e.target, e.counted):
+        # A last group that is not full is one that is, in panels.
+        shape = f"{part.shape[0]}x{part.shape[1] * e.stated.group}"
         yield _row(
             FACTORS[part.role],
             f"{part.what} of {shape}, {_bytes(part.size)}, stays in {_place(e.target, part.level)}"
@@ -389,14 +496,36 @@ def _cache_blocks(e: Explained) -> Iterator[str]:
         yield _row("packing", f"{e.cost.packing:.0f} cycles in all, {share:.1%} of the time")
         if plan.packs_ahead(STREAMED[plan.lanes.data]):
             yield _row("", "each panel by the microkernels of the one before it")
-    traffic = 2 * e.cost.chunks * e.problem.extent("m") * e.problem.extent("n")
-    yield _row(
-        "result",
-        f"updated {_count(e.cost.chunks, 'time')}: {_bytes(traffic * e.problem.operand.size)} "
-        "loaded and stored",
-    )
+    yield from _result(e)
     if plan.threads.data > 1:
         yield _row("threads", f"{plan.threads.data}, each with its own part of rows or columns")
+
+
+def _result(e: Explained) -> Iterator[str]:
+    """Where sums rest between two parts of the reduction."""
+    p, plan = e.problem, e.plan
+    if e.apart:
+        rows, columns = (
+            min(block.data or p.extent(kind), p.extent(kind))
+            for kind, block in (("m", plan.m_block), ("n", plan.n_block))
+        )
+        size = rows * columns * p.accumulator.size
+        yield _row(
+            "sums",
+            f"a block of {rows}x{columns} in {p.accumulator.name}, {_bytes(size)} of workspace, "
+            f"updated {_count(e.cost.chunks, 'time')}",
+        )
+        yield _row("result", "written once, when a block's sums are complete")
+        return
+    moved = p.extent("m") * p.extent("n") * p.result.size
+    if p.from_zero and e.cost.chunks == 1:
+        yield _row("result", f"written once: {_bytes(moved)} stored")
+        return
+    times = 2 * e.cost.chunks - p.from_zero
+    yield _row(
+        "result",
+        f"updated {_count(e.cost.chunks, 'time')}: {_bytes(times * moved)} loaded and stored",
+    )
 
 
 def _turns(e: Explained) -> str:
@@ -404,8 +533,9 @@ def _turns(e: Explained) -> str:
     extent, chunk = e.problem.extent("k"), e.plan.k_block.data
     if extent and chunk and not e.problem.outer("k"):
         extent = even_split(extent, chunk)[0].size
-    steps = -(-extent // tile.depth)
-    unit = "" if tile.depth == 1 else f" of {tile.depth} elements"
+    deep = tile.depth * e.instruction.k
+    steps = -(-extent // deep)
+    unit = "" if deep == 1 else f" of {deep} elements"
     if steps <= unroll:
         return f"{_count(steps, 'step')}{unit}, unrolled completely"
     turns, rest = divmod(steps, unroll)
@@ -431,12 +561,15 @@ def _blocked_prefetch(plan: PlanAttr) -> str:
 
 
 def _packing(e: Explained) -> str:
-    packed = e.plan.pack.data
-    if packed == "none":
+    packed = next((role for role in ROLES if e.plan.packs(role)), None)
+    if packed is None:
         return "none: both factors are read in place"
     share = e.cost.repeats * e.cost.packing / e.cost.cycles if e.cost.cycles else 0.0
+    into = f" into groups of {e.instruction.k}" if e.instruction.k > 1 else ""
+    side = "n" if packed == "rhs" else "m"
+    lies = "transposed in registers" if e.problem.stride(packed, side) != 1 else "copied"
     return (
-        f"a panel of {FACTORS[packed]} at a time, transposed in registers: "
+        f"a panel of {FACTORS[packed]} at a time, {lies}{into}: "
         f"{e.cost.packing:.0f} cycles in all, {share:.1%} of the time"
     )
 

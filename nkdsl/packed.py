@@ -18,6 +18,10 @@ nanokernel.gemm ins(%a[m, k], %b[n0, k, n1] : ...) outs(%c[m, 48 * n0 + n1] : ..
 Where the width divides no size, the last panel ends in zeros, and a second product reads as much of
 it as there is. The width is the planner's choice: of all widths of register blocks, the one whose
 plan is predicted to take the least time.
+
+For an instruction that takes k in groups, two of bf16 or four of 8-bit integers, a panel holds
+groups (VNNI), `[N/48][ceil(K/2)][48][2]`, whose last one is filled up with zeros:
+`%b[n0, k floordiv 2, n1, k mod 2]`.
 """
 
 import hashlib
@@ -25,7 +29,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
+from math import prod
+from operator import floordiv, itemgetter, mod
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -40,13 +45,14 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from nkdsl.dialects.nanokernel import GemmOp, PlanAttr
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import load, make_context
+from nkdsl.pipeline import RAISING
 from nkdsl.planner import Problem, analyse
 from nkdsl.planner.registers import block_tile
 from nkdsl.planner.search import candidates, cost_of
 from nkdsl.runtime.address import address_of
 from nkdsl.runtime.workspace import aligned_bytes
-from nkdsl.targets.model import Target
-from nkdsl.transforms.linalg_to_nanokernel import LinalgToNanokernelPass
+from nkdsl.targets.model import Instruction, Target
+from nkdsl.tensors import as_array
 from nkdsl.types import ElementType
 
 if TYPE_CHECKING:
@@ -82,16 +88,24 @@ class Layout:
     """Elements of a panel along it."""
     target: str
     """The target's name."""
+    group: int = 1
+    """Steps of the reduction that lie side by side."""
 
     @property
-    def panels(self) -> tuple[int, int, int]:
-        """Panels, steps of the reduction, and a panel's width."""
-        return -(-self.shape[self.cut] // self.width), self.shape[1 - self.cut], self.width
+    def panels(self) -> tuple[int, ...]:
+        """Panels, steps of the reduction, a panel's width, and a group's size if there are groups.
+
+        Of groups, each is one step.
+        """
+        return _panels(self.shape[self.cut], self.shape[1 - self.cut], self.width, self.group)
 
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal layouts."""
-        told = (self.operand, self.shape, self.element.name, self.cut, self.width, self.target)
+        told = (
+            *(self.operand, self.shape, self.element.name, self.cut, self.width),
+            *(self.group, self.target),
+        )
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def differences(self, other: "Layout") -> Iterator[str]:
@@ -102,10 +116,17 @@ class Layout:
             "target": (self.target, other.target),
             "reduction along dimension": (1 - self.cut, 1 - other.cut),
             "panel width": (self.width, other.width),
+            "group size": (self.group, other.group),
         }
         for what, (mine, theirs) in pairs.items():
             if mine != theirs:
                 yield f"{what} {theirs} instead of {mine}"
+
+
+def _panels(extent: int, depth: int, width: int, group: int) -> tuple[int, ...]:
+    """The shape of a factor's panels."""
+    shape = -(-extent // width), -(-depth // group), width
+    return shape if group == 1 else (*shape, group)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,10 +138,11 @@ class Packed:
 
     layout: Layout
     panels: Array
-    """The memory, read-only: panels, steps of the reduction, elements of a panel."""
+    """The memory, read-only: panels, steps of the reduction, elements of a panel, of a group."""
 
     def __repr__(self) -> str:
-        kind = f"{self.dtype.name} {self.layout.operand}, panels of {self.layout.width}"
+        groups = f" in groups of {self.layout.group}" if self.layout.group > 1 else ""
+        kind = f"{self.dtype.name} {self.layout.operand}, panels of {self.layout.width}{groups}"
         return f"<nkdsl.Packed {'x'.join(map(str, self.shape))} {kind} for {self.layout.target}>"
 
     @property
@@ -155,9 +177,11 @@ class Packed:
 
     def unpack(self) -> Array:
         """The array that was packed, a new one."""
-        count, depth, width = self.panels.shape
-        extent = self.shape[self.layout.cut]
-        matrix = self.panels.transpose(1, 0, 2).reshape(depth, count * width)[:, :extent]
+        layout = self.layout
+        count, steps, width, *_ = layout.panels
+        panels = self.panels.reshape(count, steps, width, layout.group).transpose(1, 3, 0, 2)
+        matrix = panels.reshape(steps * layout.group, count * width)
+        matrix = matrix[: self.shape[1 - layout.cut], : self.shape[layout.cut]]
         return np.array(matrix if self.layout.cut else matrix.T, order="C")
 
 
@@ -167,7 +191,8 @@ def pack(array: Array, like: "Kernel", *, operand: Operand = "rhs") -> Packed:
     The first time the kernel that reads the panels is compiled; `like` keeps it.
 
     Args:
-        array: the factor, of the shape and type that the kernel takes, and of any strides.
+        array: the factor, of the shape and type that the kernel takes, and of any strides; or a
+            tensor of PyTorch.
         like: a kernel of one product of static sizes.
         operand: which of the product's factors it is, `rhs` or `lhs`.
 
@@ -184,17 +209,22 @@ def pack(array: Array, like: "Kernel", *, operand: Operand = "rhs") -> Packed:
 
 
 def _filled(array: Array, layout: Layout) -> Array:
-    """A factor's panels, the last one filled up with zeros."""
-    count, depth, width = layout.panels
-    memory = aligned_bytes(count * depth * width * layout.element.size)
-    panels = memory.view(layout.element.dtype).reshape(count, depth, width)
+    """A factor's panels, the last one, and the last groups, filled up with zeros."""
+    count, steps, width, *_ = layout.panels
+    group = layout.group
+    memory = aligned_bytes(count * steps * width * group * layout.element.size)
+    panels = memory.view(layout.element.dtype).reshape(count, steps, width, group)
+    panels[-1:] = 0
+    panels[:, -1:] = 0
     matrix = array if layout.cut else array.T  # the reduction first
     whole, rest = divmod(layout.shape[layout.cut], width)
-    parts = matrix[:, : whole * width].reshape(depth, whole, width)
-    panels[:whole] = parts.transpose(1, 0, 2)
-    if rest:
-        panels[whole, :, :rest] = matrix[:, whole * width :]
-        panels[whole, :, rest:] = 0
+    for place in range(group):
+        rows = matrix[place::group]
+        parts = rows[:, : whole * width].reshape(len(rows), whole, width)
+        panels[:whole, : len(rows), :, place] = parts.transpose(1, 0, 2)
+        if rest:
+            panels[whole, : len(rows), :rest, place] = rows[:, whole * width :]
+    panels = panels.reshape(layout.panels)
     panels.flags.writeable = False
     return panels
 
@@ -239,6 +269,7 @@ class Variants:
         """See `nkdsl.pack`."""
         layout = self._variant(operand).layout
         shape, dtype = layout.shape, layout.element.dtype
+        array = as_array(array, f"the {operand} of {self._symbol}")
         if not isinstance(array, np.ndarray):
             found = type(array).__name__
             raise InvalidInput(
@@ -332,14 +363,13 @@ class Variants:
         product = _Product.read(self._source, self._symbol, operand)
         found = [
             variant
-            for width in product.widths(self._target)
-            if (variant := product.variant(width, self._target, self._threads)) is not None
+            for instruction in product.instructions(self._target)
+            for width in product.widths(self._target, instruction)
+            if (variant := product.variant(width, self._target, instruction, self._threads))
+            is not None
         ]
         if not found:
-            raise Unsupported(
-                f"no plan for {self._symbol} reads a packed {operand}; its result must be "
-                "contiguous in rows or columns"
-            )
+            product.refuse(self._target)
         shared = [v for v in found if any(p.threads.data == self._threads for p in v.plans)]
         found = shared or found
         least = min(variant.cycles for variant in found)
@@ -355,6 +385,11 @@ class Variants:
         ):
             op.plan = plan
         return best
+
+
+def _cuts_panels(plan: PlanAttr) -> bool:
+    """Whether a plan packs cache blocks."""
+    return plan.blocked and plan.pack.data != "none"
 
 
 def _function(module: ModuleOp, symbol: str) -> func.FuncOp:
@@ -387,7 +422,8 @@ class _Product:
         """Read a program; raises `Unsupported` where the factor can't be packed."""
         context = make_context()
         module = load(source, context)
-        LinalgToNanokernelPass().apply(context, module)
+        for each in RAISING:
+            each.apply(context, module)
         function = _function(module, symbol)
         ops = _products(function)
 
@@ -440,11 +476,34 @@ class _Product:
         """Elements along the dimension that is cut."""
         return self.problem.sizes[self.iterators[self.cut]]
 
-    def widths(self, target: Target) -> list[int]:
+    @property
+    def element(self) -> ElementType:
+        """The element type of the factor."""
+        return self.problem.operand if self.operand == "lhs" else self.problem.other
+
+    def instructions(self, target: Target) -> tuple[Instruction, ...]:
+        """Those that may multiply; each has groups of its own."""
+        if (written := self.op.plan) is not None:
+            return (target.instruction(written.instruction.data),)
+        return target.instructions_for(self.problem.operand, self.problem.other)
+
+    def refuse(self, target: Target) -> NoReturn:
+        """Say why no plan reads the factor packed."""
+        factor = f"no plan for {self.symbol} reads a packed {self.operand}"
+        flipped = [each for each in self.instructions(target) if each.flips]
+        if flipped:
+            remedy = {"s8": "uint8", "u8": "int8"}[self.problem.operand.name]
+            raise Unsupported(
+                f"{factor}: both factors are {self.element.dtype}, for which {target.name} flips "
+                "the signs of one, and makes up for that with sums that are computed while the "
+                f"other is packed; give the other factor as {remedy}, or pass the array itself"
+            )
+        raise Unsupported(f"{factor}; its result must be contiguous in rows or columns")
+
+    def widths(self, target: Target, instruction: Instruction) -> list[int]:
         """The widths of the register blocks that load little."""
         if (written := self.op.plan) is not None:
             return [written.block[self.side == "n"]]
-        instruction = target.instruction_for(self.problem.operand, self.problem.accumulator)
         # The result is contiguous along the lanes; there a block has whole registers.
         other = "n" if self.side == "m" else "m"
         lanes = self.side if self.problem.stride("out", self.side) == 1 else other
@@ -465,16 +524,18 @@ class _Product:
         most = max(found.values())
         return [width for width, worth in found.items() if worth >= FRUGAL * most]
 
-    def variant(self, width: int, target: Target, threads: int) -> _Variant | None:
+    def variant(
+        self, width: int, target: Target, instruction: Instruction, threads: int
+    ) -> _Variant | None:
         """The program that reads panels of some width; None where there is no plan for it."""
         module = self.module.clone()
-        ops = self._rewritten(module, width)
+        ops = self._rewritten(module, width, instruction.k)
         plans: list[PlanAttr] = []
         cycles = 0.0
         for number, op in enumerate(ops):
             problem = analyse(op)
             block = width if number == 0 and self.extent >= width else None
-            plan = self._plan(op, problem, target, threads, block)
+            plan = self._plan(op, problem, target, instruction, threads, block)
             if plan is None:
                 return None
             plans.append(plan)
@@ -483,29 +544,38 @@ class _Product:
         layout = Layout(
             self.operand,
             (shape[0], shape[1]),
-            self.problem.operand,
+            self.element,
             self.cut,
             width,
             target.name,
+            instruction.k,
         )
         return _Variant(layout, self.position, module, tuple(plans), cycles)
 
     def _plan(
-        self, op: GemmOp, problem: Problem, target: Target, threads: int, width: int | None
+        self,
+        op: GemmOp,
+        problem: Problem,
+        target: Target,
+        instruction: Instruction,
+        threads: int,
+        width: int | None,
     ) -> PlanAttr | None:
         """The best plan that reads panels in place, in blocks of some width if one is given."""
         if op.plan is not None:
             other: Operand = "rhs" if self.operand == "lhs" else "lhs"
             pack = other if op.plan.packs(other) else "none"
             return op.plan.with_entries(pack=pack)
-        instruction = target.instruction_for(problem.operand, problem.accumulator)
+        plans = list(candidates(problem, target, instruction))
+        # Cache blocks could only be cut out of one panel.
+        usable = [p for p in plans if not p.packs(self.operand) and not _cuts_panels(p)]
+        if width is not None:
+            usable = [p for p in usable if p.block[self.side == "n"] == width]
+        elif not usable and instruction.k == 1:
+            # What is left of the last panel is copied where masks can't reach: small elements.
+            usable = [p for p in plans if not p.blocked]
         best: dict[bool, tuple[float, PlanAttr]] = {}
-        for plan in candidates(problem, target, instruction):
-            # Cache blocks could only be cut out of one panel.
-            if plan.packs(self.operand) or (plan.blocked and plan.pack.data != "none"):
-                continue
-            if width is not None and plan.block[self.side == "n"] != width:
-                continue
+        for plan in usable:
             cycles = cost_of(problem, target, plan).cycles
             if plan.blocked not in best or cycles < best[plan.blocked][0]:
                 best[plan.blocked] = cycles, plan
@@ -517,47 +587,81 @@ class _Product:
 
     # ----------------------------------------------------------------------- rewriting
 
-    def _rewritten(self, module: ModuleOp, width: int) -> list[GemmOp]:
+    def _rewritten(self, module: ModuleOp, width: int, group: int) -> list[GemmOp]:
         """Let the product in a copy of the program read panels; the products that it becomes."""
         function = _function(module, self.symbol)
         (op,) = _products(function)
         depth = self.problem.sizes[self.iterators[1 - self.cut]]
         whole, rest = divmod(self.extent, width)
-        element = self.problem.operand.mlir
-        panels = MemRefType(element, [-(-self.extent // width), depth, width])
+        shape = _panels(self.extent, depth, width, group)
+        panels = MemRefType(self.element.mlir, shape)
         argument = Rewriter.replace_value_with_new_type(
             function.body.block.args[self.position], panels
         )
         function.update_function_type()
         ops: list[GemmOp] = []
         if whole:
-            source = (
-                self._part(op, argument, [0, 0, 0], [whole, depth, width]) if rest else argument
-            )
-            ops.append(self._reading(op, source, width, 0))
+            sizes = [whole, *shape[1:]]
+            source = self._part(op, argument, 0, sizes) if rest else argument
+            ops.append(self._reading(op, source, width, 0, whole * width))
         if rest:
-            source = self._part(op, argument, [whole, 0, 0], [1, depth, rest])
-            ops.append(self._reading(op, source, width, whole))
+            source = self._part(op, argument, whole, [1, shape[1], rest, *shape[3:]])
+            ops.append(self._reading(op, source, width, whole, rest))
         Rewriter.erase_op(op)
         return ops
 
-    def _part(
-        self, op: GemmOp, panels: SSAValue, offsets: Sequence[int], sizes: Sequence[int]
-    ) -> SSAValue:
-        """Some panels, or a part of one."""
+    def _part(self, op: GemmOp, panels: SSAValue, first: int, sizes: Sequence[int]) -> SSAValue:
+        """Some panels from number `first` on, or a part of one."""
         assert isinstance(panels.type, MemRefType)
         shape = panels.type.get_shape()
-        strides = [shape[1] * shape[2], shape[2], 1]
-        start = sum(o * s for o, s in zip(offsets, strides, strict=True))
+        strides = [prod(shape[d + 1 :]) for d in range(len(shape))]
         type_ = MemRefType(
-            panels.type.element_type, sizes, StridedLayoutAttr(strides, start or None)
+            panels.type.element_type, sizes, StridedLayoutAttr(strides, first * strides[0] or None)
         )
-        part = memref.SubviewOp.get(panels, offsets, sizes, [1, 1, 1], type_)
+        offsets = [first, *[0] * (len(shape) - 1)]
+        part = memref.SubviewOp.get(panels, offsets, sizes, [1] * len(shape), type_)
         Rewriter.insert_op(part, InsertPoint.before(op))
         return part.result
 
-    def _reading(self, op: GemmOp, panels: SSAValue, width: int, first: int) -> GemmOp:
-        """The product with the factor's panels from number `first` on, in front of the old one."""
+    def _extra(
+        self, op: GemmOp, extra: SSAValue, map_: AffineMap, width: int, first: int, extent: int
+    ) -> tuple[SSAValue, tuple[AffineExpr, ...]]:
+        """What an epilogue reads beside some panels, and how it is indexed.
+
+        An epilogue's operand has an iterator alone in a dimension, so that one becomes two.
+        """
+        cut = AffineExpr.dimension(self.iterators[self.cut])
+        if cut not in map_.results:
+            return extra, map_.results
+        assert isinstance(extra.type, MemRefType)
+        strides, offset = extra.type.get_strides(), extra.type.get_offset()
+        if strides is None or None in strides or offset is None:
+            raise Unsupported(
+                f"the {self.operand} of {self.symbol} can't be packed: its epilogue reads "
+                f"{extra.type}, of a layout that is known only at run time"
+            )
+        dimension = map_.results.index(cut)
+        stride = strides[dimension]
+        assert stride is not None
+        parts = extent // width, width
+        if parts[0] == 0:
+            parts = 1, extent
+        sizes, steps = list(extra.type.get_shape()), [s for s in strides if s is not None]
+        sizes[dimension : dimension + 1] = parts
+        steps[dimension : dimension + 1] = stride * width, stride
+        start = offset + first * width * stride
+        type_ = MemRefType(extra.type.element_type, sizes, StridedLayoutAttr(steps, start or None))
+        cast = memref.ReinterpretCastOp(extra, [], [], [], [start], sizes, steps, type_)
+        Rewriter.insert_op(cast, InsertPoint.before(op))
+        results = list(map_.results)
+        results.insert(dimension, AffineExpr.dimension(map_.num_dims))
+        return cast.result, tuple(results)
+
+    def _reading(self, op: GemmOp, panels: SSAValue, width: int, first: int, extent: int) -> GemmOp:
+        """The product with the factor's panels from number `first` on, in front of the old one.
+
+        They hold `extent` rows, or columns, of the product.
+        """
         cut, depth = self.iterators[self.cut], self.iterators[1 - self.cut]
         count = op.indexing_maps[0].num_dims
         dims = [AffineExpr.dimension(d) for d in range(count + 1)]
@@ -565,15 +669,24 @@ class _Product:
         panel, within = dims[count], dims[cut]
         moved = [*dims[:cut], panel * width + within + first * width, *dims[cut + 1 : count]]
         maps = [map_.replace_dims_and_symbols(moved, (), count + 1, 0) for map_ in op.indexing_maps]
+        extras: list[SSAValue] = []
+        for number, extra in enumerate(op.extras, start=3):
+            part, results = self._extra(op, extra, op.indexing_maps[number], width, first, extent)
+            extras.append(part)
+            maps[number] = AffineMap(count + 1, 0, results) if results else maps[number]
         left = self.operand == "lhs"
-        maps[0 if left else 1] = AffineMap(count + 1, 0, (panel, dims[depth], within))
+        assert isinstance(panels.type, MemRefType)
+        _, _, _, *group = panels.type.get_shape()
+        step, *place = [f(dims[depth], *group) for f in (floordiv, mod)] if group else [dims[depth]]
+        maps[0 if left else 1] = AffineMap(count + 1, 0, (panel, step, within, *place))
         scale = None if op.alpha is None or op.beta is None else (op.alpha, op.beta)
         new = GemmOp(
             panels if left else op.lhs,
             op.rhs if left else panels,
             op.out,
             maps,
-            extras=list(op.extras),
+            unsigned=None if op.unsigned is None else op.unsigned.data,
+            extras=extras,
             from_zero=op.from_zero is not None,
             first=op.first,
             scale=scale,

@@ -1,40 +1,64 @@
 """Products of numpy arrays of any shape: `matmul` as numpy has it, `gemm` as BLAS has it.
 
 Kernels here take sizes and leading dimensions at run time. What one is compiled for is a
-`ShapeClass`: the element type, which dimension of each factor is contiguous, and what else changes
-the plan. The first product of a class compiles its kernel; every later one finds it.
+`ShapeClass`: the element types, which dimension of each factor is contiguous, what is done to each
+sum before it is stored, and what else changes the plan. The first product of a class compiles its
+kernel; every later one finds it.
 
 The result's rows are contiguous; where its columns are, its transpose is computed: Cᵀ = Bᵀ·Aᵀ. What
 no kernel can read or write is copied: factors of negative strides or without a contiguous
-dimension, results of other layouts or types, and results that overlap a factor.
+dimension, results of other layouts or types, and results that overlap an operand. Tensors of
+PyTorch are arrays of the same memory.
 """
 
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy import empty, ndarray
 
 from nkdsl.api import Kernel, compile, usable_threads
-from nkdsl.errors import InvalidInput, Unsupported
+from nkdsl.arguments import (
+    TYPES,
+    Extras,
+    Operand,
+    Steps,
+    factor_types,
+    gemm_type,
+    read_array,
+    read_number,
+    read_steps,
+    refuse_result,
+    refuse_unequal,
+    result_type,
+)
+from nkdsl.errors import InvalidInput
+from nkdsl.finishing import Finishing
 from nkdsl.runtime.entry import Entry
-from nkdsl.types import ELEMENT_TYPES
+from nkdsl.tensors import Tensor, as_array, as_tensor, is_tensor
 
 __all__ = ["ShapeClass", "gemm", "kernels", "matmul"]
 
 Array = npt.NDArray[Any]
 
-_NAMES = {t.dtype: t.name for t in ELEMENT_TYPES}
+REGIME = "any"
+"""What a class knows of the sizes: nothing, one plan serves all so far."""
+
+_INT32 = np.dtype(np.int32)
 
 
 class ShapeClass(NamedTuple):
     """What a kernel is compiled for."""
 
-    dtype: np.dtype[Any]
+    lhs: np.dtype[Any]
+    """The type of the left factor's elements."""
+    rhs: np.dtype[Any]
+    out: np.dtype[Any]
     lhs_rows: bool
     """Whether the left factor's rows are contiguous; otherwise its columns are."""
     rhs_rows: bool
@@ -43,62 +67,123 @@ class ShapeClass(NamedTuple):
     """Whether there is one batch dimension."""
     scaled: bool
     """Whether it computes alpha·A·B + beta·C."""
+    finishing: Finishing | None
+    """What is done to each sum; None where it is stored as it is, or as a factor's type."""
     regime: str
-    """What is known of the sizes; see `_regime`."""
+    """What is known of the sizes; see `REGIME`."""
     threads: int
     """How many may share a product; the kernel itself sees which are worth it."""
 
     @property
     def source(self) -> str:
         """The program, as MLIR text."""
-        t, batch = _NAMES[self.dtype], "b, " if self.batched else ""
-        lhs, rhs, out = map(self._memref, (self.lhs_rows, self.rhs_rows, True))
-        name, scalars, flag, update = "matmul", "", "", "from zero"
+        batch = "b, " if self.batched else ""
+        lhs, rhs = self._memref(self.lhs, self.lhs_rows), self._memref(self.rhs, self.rhs_rows)
+        out = self._memref(self.out, True)
+        mark = " {nanokernel.unsigned}" if TYPES[self.out].is_unsigned else ""
+        name, others, first, update, epilogue = "matmul", "", "", "from zero", ""
         if self.scaled:
-            name, scalars = "gemm", f", %alpha: {t}, %beta: {t}"
-            flag = (
-                f"%zero = arith.constant 0.0 : {t}\n"
-                f"  %overwrite = arith.cmpf oeq, %beta, %zero : {t}"
+            t = TYPES[self.out].name
+            name, others = "gemm", f", %alpha: {t}, %beta: {t}"
+            first = (
+                f"  %zero = arith.constant 0.0 : {t}\n"
+                f"  %overwrite = arith.cmpf oeq, %beta, %zero : {t}\n"
             )
             update = "from zero if %overwrite scale %alpha, %beta"
+        if self.finishing is not None:
+            types = TYPES[self.lhs].accumulator, TYPES[self.out], batch
+            others = self.finishing.arguments(*types)
+            epilogue = f" {self.finishing.region(*types)}"
         return f"""
-func.func @{name}(%a: {lhs}, %b: {rhs}, %c: {out}{scalars}) {{
-  {flag}
-  nanokernel.gemm ins(%a[{batch}m, k], %b[{batch}k, n] : {lhs}, {rhs})
-    outs(%c[{batch}m, n] : {out}) {update}
+func.func @{name}(%a: {lhs}, %b: {rhs}, %c: {out}{mark}{others}) {{
+{first}  nanokernel.gemm ins(%a[{batch}m, k], %b[{batch}k, n] : {lhs}, {rhs}){self._unsigned}
+    outs(%c[{batch}m, n] : {out}) {update}{epilogue}
   return
 }}"""
 
-    def _memref(self, rows: bool) -> str:
+    def _memref(self, dtype: np.dtype[Any], rows: bool) -> str:
         sizes, strides = ("?x?x?x", "?, ") if self.batched else ("?x?x", "")
         strides += "?, 1" if rows else "1, ?"
-        return f"memref<{sizes}{_NAMES[self.dtype]}, strided<[{strides}]>>"
+        return f"memref<{sizes}{TYPES[dtype].mlir}, strided<[{strides}]>>"
+
+    @property
+    def _unsigned(self) -> str:
+        """Which factors hold integers without a sign."""
+        lhs, rhs = TYPES[self.lhs].is_unsigned, TYPES[self.rhs].is_unsigned
+        if not (lhs or rhs):
+            return ""
+        return f" unsigned {'both' if lhs and rhs else 'lhs' if lhs else 'rhs'}"
 
 
 def matmul(
-    a: npt.ArrayLike, b: npt.ArrayLike, out: Array | None = None, *, threads: int | None = None
+    a: Operand,
+    b: Operand,
+    out: Any = None,
+    *,
+    bias: Operand | None = None,
+    activation: str | None = None,
+    residual: Operand | None = None,
+    scale: Operand | None = None,
+    zero_point: int | None = None,
+    out_dtype: npt.DTypeLike | None = None,
+    threads: int | None = None,
 ) -> Any:
-    """The matrix product of two arrays, with the meaning of `numpy.matmul`.
+    """The matrix product of two arrays, with the meaning of `numpy.matmul`, and what follows it.
 
     One-dimensional arrays are a row on the left and a column on the right; dimensions before the
     last two are a batch, which is broadcast.
 
+    Products are added up in float32 for bfloat16 and float16, in int32 for 8-bit integers, where
+    sums wrap around as numpy's do, and else in the type of the factors. Each sum is finished in
+    this order: an integer bias is added to an integer sum, which then becomes a float32; times
+    scale; plus bias; plus residual; activation; and to the type of the result. For an integer it is
+    rounded to the nearest one, halves to the even one, the zero point is added, and what lies
+    outside of the type becomes its least or largest number, NaN the least.
+
+    ```python
+    y = nkdsl.matmul(a_bf16, w_bf16, bias=b, activation="gelu", out_dtype="bf16")
+    q = nkdsl.matmul(a_u8, w_s8, scale=s, zero_point=3, bias=b, out_dtype="u8")
+    ```
+
     Args:
-        a: float32 or float64, or anything that is together with `b` by numpy's rules.
+        a: float32, float64, bfloat16 (ml_dtypes'), float16, int8 or uint8, or anything that is so
+            together with `b` by numpy's rules; int8 and uint8 multiply each other as they are.
         b: likewise.
-        out: where the result goes, of its exact shape; it may overlap `a` and `b`.
+        out: where the result goes, of its exact shape; it may overlap the operands.
+        bias: one number a column of the result.
+        activation: relu, gelu (by erf), gelu_tanh, sigmoid, silu or tanh.
+        residual: an array of the result's shape, which is added.
+        scale: a number, or one a column of the result.
+        zero_point: a whole number of the result's type, for results that are integers.
+        out_dtype: the type of the result, numpy's, or by a name of `nkdsl.types`: f32, bf16, f16,
+            s8, u8, s32, or f64. By default that of `out`, if sums can be stored so and floats stay
+            floats; else that of the factors, but int32 for integers.
         threads: how many threads may share the work; by default `NKDSL_NUM_THREADS`, or as many as
             this process has cores to itself, as either is when it is first needed.
 
     Returns:
-        `out`, or a new array; a number for the product of two one-dimensional arrays.
+        `out`, or a new array; a number for the product of two one-dimensional arrays. A tensor if
+        `a` or `b` is one of PyTorch.
 
     Raises:
-        InvalidInput: for shapes that don't fit each other, and for an unsuitable `out`.
+        InvalidInput: for shapes that don't fit each other, and for an unsuitable operand or `out`.
         Unsupported: for other types, with a remedy.
     """
-    if type(a) is np.ndarray and type(b) is np.ndarray and len(a.shape) == len(b.shape) == 2:
-        result = np.empty((len(a), b.shape[1]), a.dtype) if out is None else out
+    if (
+        bias is None
+        and activation is None
+        and residual is None
+        and scale is None
+        and zero_point is None
+        and out_dtype is None
+        and type(a) is ndarray
+        and type(b) is ndarray
+        and (out is not None or a.ndim == b.ndim == 2)
+    ):
+        if out is None:
+            result = empty((len(a), b.shape[1]), a.dtype if a.itemsize > 1 else _INT32)
+        else:
+            result = out
         entry = _made_entry(a, b, result, False, threads)
         if entry is not None:
             try:
@@ -106,15 +191,21 @@ def matmul(
                 return result
             except InvalidInput:
                 pass
-    return _matmul(a, b, out, _count(threads))
+    steps = Steps(bias, activation, residual, scale, zero_point, out_dtype)
+    if not (is_tensor(a) or is_tensor(b)):
+        return _matmul(a, b, out, _count(threads), steps)
+    arrays = read_array("matmul", "a", a), read_array("matmul", "b", b)
+    target = as_array(out, "argument out of matmul")
+    made = matmul(*arrays, target, **steps._asdict(), threads=threads)
+    return as_tensor(made) if out is None else out
 
 
 def gemm(
     alpha: float,
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
+    a: Operand,
+    b: Operand,
     beta: float,
-    c: Array,
+    c: Array | Tensor,
     *,
     threads: int | None = None,
 ) -> None:
@@ -135,8 +226,8 @@ def gemm(
         InvalidInput: for shapes that don't fit each other, and for an unsuitable `c`.
         Unsupported: for other types, with a remedy.
     """
-    alpha, beta = _number("alpha", alpha), _number("beta", beta)
-    if type(a) is np.ndarray and type(b) is np.ndarray and len(a.shape) == len(b.shape) == 2:
+    alpha, beta = read_number("gemm", "alpha", alpha), read_number("gemm", "beta", beta)
+    if type(a) is ndarray and type(b) is ndarray:
         entry = _made_entry(a, b, c, True, threads)
         if entry is not None and alpha:
             try:
@@ -147,19 +238,21 @@ def gemm(
     _gemm(alpha, a, b, beta, c, _count(threads))
 
 
-def _made_entry(a: Array, b: Array, out: Array, scaled: bool, threads: int | None) -> Entry | None:
+def _made_entry(a: Array, b: Array, out: Any, scaled: bool, threads: int | None) -> Entry | None:
     """The entry for what products nearly always are: of matrices, in rows, of a class met before.
 
     It refuses, before it runs, what the class doesn't tell: `InvalidInput`. Then, too, a product
     goes the long way.
     """
-    if type(out) is not np.ndarray or len(strides := out.strides) != 2:
+    if type(out) is not ndarray:
         return None
-    size = out.itemsize
-    if strides[1] != size:
+    left, right, strides = a.strides, b.strides, out.strides
+    if not len(left) == len(right) == len(strides) == 2 or strides[1] != out.itemsize:
         return None
-    rows, columns = a.strides[1] == size, b.strides[1] == size
-    return _entries.get((out.dtype, rows, columns, False, scaled, _regime(a, b), _count(threads)))
+    x, y = a.dtype, b.dtype
+    rows, columns = left[1] == a.itemsize, right[1] == b.itemsize
+    count = _count(threads)
+    return _entries.get((x, y, out.dtype, rows, columns, False, scaled, None, REGIME, count))
 
 
 def kernels() -> dict[ShapeClass, Kernel]:
@@ -168,11 +261,6 @@ def kernels() -> dict[ShapeClass, Kernel]:
 
 
 # --------------------------------------------------------------------------- classes and kernels
-
-
-def _regime(a: Array, b: Array) -> str:
-    """What the sizes of a product say about its plan; one plan serves all sizes so far."""
-    return "any"
 
 
 @lru_cache(maxsize=64)
@@ -210,71 +298,88 @@ def _entry(wanted: ShapeClass) -> Entry:
 # ------------------------------------------------------------------------------------ any arrays
 
 
-def _matmul(left: npt.ArrayLike, right: npt.ArrayLike, out: Array | None, threads: int) -> Any:
-    """`matmul` of anything."""
-    a, b = _array("matmul", "a", left), _array("matmul", "b", right)
-    dtype = _common_type("matmul", a, b)
+class _Work(NamedTuple):
+    """What a product needs beside its factors and its result."""
+
+    types: tuple[np.dtype[Any], np.dtype[Any]]
+    """Those that the factors are multiplied as."""
+    threads: int
+    extras: Extras = Extras()
+    scaled: bool = False
+    """Whether it is alpha·A·B + beta·C."""
+
+
+def _matmul(left: Operand, right: Operand, out: Any, threads: int, steps: Steps) -> Any:
+    """`matmul` of anything but tensors as factors."""
+    a, b = read_array("matmul", "a", left), read_array("matmul", "b", right)
+    types = factor_types(a, b)
     for name, array in (("a", a), ("b", b)):
         if not array.ndim:
             raise InvalidInput(
                 f"argument {name} of matmul must have at least one dimension, but it is a number; "
                 "use numpy.multiply"
             )
-    _refuse_unequal("matmul", a, b)
+    refuse_unequal("matmul", a, b)
     rows = a[None] if a.ndim == 1 else a
     columns = b[:, None] if b.ndim == 1 else b
     full = (*_batch_shape(rows, columns), rows.shape[-2], columns.shape[-1])
     # A vector's added dimension is none of the result's.
     shape = (*full[:-2], *full[-2:][a.ndim == 1 : 2 - (b.ndim == 1)])
-    if out is None:
+    given = None if out is None else as_array(out, "argument out of matmul")
+    dtype = result_type(types, given, steps.out_dtype)
+    extras = read_steps(steps, types, dtype, shape, full)
+    work = _Work(types, threads, extras)
+    if given is None:
         result = np.empty(full, dtype)
-        _write(rows, columns, result, threads)
+        _write(rows, columns, result, work)
         return result if shape == full else result.reshape(shape)[()]
-    _refuse_result("matmul", "out", out, shape, dtype)
-    target = np.asarray(out)
+    refuse_result("matmul", "out", given, shape, dtype, exactly=steps.out_dtype is not None)
+    target = np.asarray(given)
     target = target[..., None] if b.ndim == 1 else target
     target = target[..., None, :] if a.ndim == 1 else target
-    if _is_writable(target, dtype) and not _overlaps(target, a, b):
-        _write(rows, columns, target, threads)
+    if _is_writable(target, dtype) and not _overlaps(target, a, b, *extras.arrays):
+        _write(rows, columns, target, work)
     else:
         made = np.empty(full, dtype)
-        _write(rows, columns, made, threads)
+        _write(rows, columns, made, work)
         np.copyto(target, made, casting="same_kind")
     return out
 
 
 def _gemm(
     alpha: float,
-    left: npt.ArrayLike,
-    right: npt.ArrayLike,
+    left: Operand,
+    right: Operand,
     beta: float,
-    c: Array,
+    c: Array | Tensor,
     threads: int,
 ) -> None:
     """`gemm` of anything."""
-    a, b = _array("gemm", "a", left), _array("gemm", "b", right)
-    dtype = _common_type("gemm", a, b)
+    a, b = read_array("gemm", "a", left), read_array("gemm", "b", right)
+    given: Any = as_array(c, "argument c of gemm")
+    dtype = gemm_type(a, b)
     for name, array in (("a", a), ("b", b)):
         if array.ndim != 2:
             raise InvalidInput(
                 f"argument {name} of gemm must have 2 dimensions, but its shape is {array.shape}; "
                 "matmul takes vectors and batches"
             )
-    _refuse_unequal("gemm", a, b)
-    _refuse_result("gemm", "c", c, (a.shape[0], b.shape[1]), dtype)
-    if c.dtype != dtype:
+    refuse_unequal("gemm", a, b)
+    refuse_result("gemm", "c", given, (a.shape[0], b.shape[1]), dtype)
+    if given.dtype != dtype:
         raise InvalidInput(
-            f"argument c of gemm must have the type of the product, {dtype}, not {c.dtype}; "
+            f"argument c of gemm must have the type of the product, {dtype}, not {given.dtype}; "
             "convert a and b, as with a.astype(c.dtype)"
         )
     if not alpha:
         a, b = a[:, :0], b[:0]
-    target = np.asarray(c)
+    target = np.asarray(given)
+    work = _Work((dtype, dtype), threads, Extras(others=(alpha, beta)), scaled=True)
     if _is_writable(target, dtype) and not _overlaps(target, a, b):
-        _write(a, b, target, threads, (alpha, beta))
+        _write(a, b, target, work)
     else:
-        made = np.array(target, dtype, order="C") if beta else np.empty(c.shape, dtype)
-        _write(a, b, made, threads, (alpha, beta))
+        made = np.array(target, dtype, order="C") if beta else np.empty(given.shape, dtype)
+        _write(a, b, made, work)
         target[...] = made
 
 
@@ -292,54 +397,61 @@ def _batch_shape(a: Array, b: Array) -> tuple[int, ...]:
         ) from None
 
 
-def _write(a: Array, b: Array, out: Array, threads: int, scalars: Sequence[float] = ()) -> None:
+def _write(a: Array, b: Array, out: Array, work: _Work) -> None:
     """Compute a product into a result that kernels can write to.
 
     Args:
         a: with at least two dimensions.
         b: likewise.
         out: with those of the result, broadcast.
-        threads: how many to use.
-        scalars: alpha and beta, if the result is scaled.
+        work: what else it takes.
     """
     if not out.size:
         return
+    lhs, rhs = work.types
+    finishing, residual, others = work.extras
     if not _in_rows(out):
         a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
-    a, b = _readable(a, out.dtype), _readable(b, out.dtype)
-    if out.ndim > b.ndim == 2 and a.flags.c_contiguous and out.flags.c_contiguous:
+        lhs, rhs = rhs, lhs
+        finishing = finishing and finishing._replace(transposed=True)
+        residual = None if residual is None else residual.swapaxes(-1, -2)
+    a, b = _readable(a, lhs), _readable(b, rhs)
+    if residual is not None and not (_is_contiguous(residual) and _in_rows(residual)):
+        residual = residual.copy("C")
+    results = [out] if residual is None else [out, residual]
+    if out.ndim > b.ndim == 2 and all(x.flags.c_contiguous for x in (a, *results)):
         # One matrix on the right: the batch is more rows.
         count = math.prod(out.shape[:-1])
-        a, out = a.reshape(count, a.shape[-1]), out.reshape(count, out.shape[-1])
-    batch = out.shape[:-2]
+        a, *results = (x.reshape(count, x.shape[-1]) for x in (a, *results))
+    batch = results[0].shape[:-2]
     a = a if a.shape[:-2] == batch else np.broadcast_to(a, (*batch, *a.shape[-2:]))
     b = b if b.shape[:-2] == batch else np.broadcast_to(b, (*batch, *b.shape[-2:]))
-    for x, y, z in _batches(a, b, out):
+    for x, y, z, *rest in _batches(a, b, *results):
         wanted = ShapeClass(
+            lhs,
+            rhs,
             z.dtype,
             _in_rows(x, prefer_columns=True),
             _in_rows(y, prefer_columns=True),
             z.ndim == 3,
-            bool(scalars),
-            _regime(x, y),
-            threads,
+            work.scaled,
+            finishing,
+            REGIME,
+            work.threads,
         )
-        _entry(wanted)(x, y, z, *scalars)
+        _entry(wanted)(x, y, z, *rest, *others)
 
 
-def _batches(a: Array, b: Array, out: Array) -> Iterator[tuple[Array, Array, Array]]:
+def _batches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     """Parts of a product with one batch dimension at most; dimensions are merged if possible."""
-    if out.ndim <= 3:
-        if out.ndim == 3 and len(out) == 1:
-            a, b, out = a[0], b[0], out[0]
-        yield a, b, out
-    elif all(_is_mergeable(x) for x in (a, b, out)):
-        first, second, third = (
-            x.reshape(*x.shape[:-4], x.shape[-4] * x.shape[-3], *x.shape[-2:]) for x in (a, b, out)
-        )
-        yield from _batches(first, second, third)
+    first = arrays[0]
+    if first.ndim <= 3:
+        yield tuple(x[0] for x in arrays) if first.ndim == 3 and len(first) == 1 else arrays
+    elif all(_is_mergeable(x) for x in arrays):
+        merged = first.shape[-4] * first.shape[-3]
+        yield from _batches(*(x.reshape(*x.shape[:-4], merged, *x.shape[-2:]) for x in arrays))
     else:
-        for parts in zip(a, b, out, strict=True):
+        for parts in zip(*arrays, strict=True):
             yield from _batches(*parts)
 
 
@@ -405,78 +517,3 @@ def _is_writable(result: Array, dtype: np.dtype[Any]) -> bool:
 def _overlaps(result: Array, *factors: Array) -> bool:
     """Whether a result has an element in common with a factor."""
     return any(np.shares_memory(factor, result) for factor in factors)
-
-
-# -------------------------------------------------------------------------------- what is refused
-
-
-def _array(function: str, name: str, argument: npt.ArrayLike) -> Array:
-    """An operand as an array."""
-    if isinstance(argument, np.ma.MaskedArray):
-        raise Unsupported(
-            f"argument {name} of {function} is a masked array, but kernels know no masks; "
-            "fill it, as with a.filled(0)"
-        )
-    try:
-        return np.asarray(argument)
-    except ValueError as error:
-        raise InvalidInput(f"argument {name} of {function} is no array: {error}") from error
-
-
-def _common_type(function: str, a: Array, b: Array) -> np.dtype[Any]:
-    """The type to compute in."""
-    if a.dtype == b.dtype and a.dtype in _NAMES:
-        return a.dtype
-    try:
-        dtype = np.result_type(a.dtype, b.dtype)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype not in _NAMES:
-        raise Unsupported(
-            f"{function} computes in float32 and float64, but a is {a.dtype} and b is {b.dtype}; "
-            "convert them, as with a.astype(numpy.float64)"
-        )
-    return dtype
-
-
-def _number(name: str, value: object) -> float:
-    """A factor of `gemm`."""
-    if type(value) is float:
-        return value
-    if not isinstance(value, float | int | np.floating | np.integer):
-        raise InvalidInput(f"argument {name} of gemm must be a number, not {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InvalidInput(
-            f"argument {name} of gemm is too large for a floating-point number"
-        ) from None
-
-
-def _refuse_unequal(function: str, a: Array, b: Array) -> None:
-    """Refuse factors that disagree on the reduction."""
-    dimension = max(b.ndim - 2, 0)
-    if a.shape[-1] != b.shape[dimension]:
-        raise InvalidInput(
-            f"argument b of {function} has size {b.shape[dimension]} in dimension {dimension}, but "
-            f"argument a has size {a.shape[-1]} in dimension {a.ndim - 1}; these must be equal "
-            f"(shapes {a.shape} and {b.shape})"
-        )
-
-
-def _refuse_result(
-    function: str, name: str, result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> None:
-    """Refuse a result that can't be written to as it is."""
-
-    def refuse(reason: str) -> NoReturn:
-        raise InvalidInput(f"argument {name} of {function} {reason}")
-
-    if not isinstance(result, np.ndarray):
-        refuse(f"must be a numpy array, not {type(result).__name__}")
-    if result.shape != shape:
-        refuse(f"must have shape {shape}, the product's, not {result.shape}")
-    if not np.can_cast(dtype, result.dtype, "same_kind"):
-        refuse(f"must have type {dtype}, not {result.dtype}")
-    if not result.flags.writeable:
-        refuse("is written but read-only; give a copy of it")

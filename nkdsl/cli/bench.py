@@ -2,7 +2,7 @@
 
 import argparse
 
-from nkdsl.bench import blocks, gemm, micro
+from nkdsl.bench import blocks, gemm, micro, mlp
 
 SUITES = {
     "micro": (
@@ -10,6 +10,7 @@ SUITES = {
         "single microkernels, in cache, one thread, against the peak and every peer",
     ),
     "gemm": (gemm, "whole products, on one thread or several, against every BLAS found here"),
+    "mlp": (mlp, "networks of fully connected layers, against torch, its compiler, and JAX"),
     "blocks": (blocks, "the planner's model against measurement: many plans of one product"),
 }
 """Every suite's module with its line of help."""

@@ -3,10 +3,11 @@
 Levels of MLIR and text go to standard output, code to a file named after the program, unless `-o`
 says otherwise. All functions of the program are compiled; each is exported by its name and takes
 one pointer a memref, followed by the sizes and strides that its type leaves open (and a pointer to
-the workspace where a factor is packed): see `--header`.
+the workspace where something is packed or kept): see `--header`.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 
+from nkdsl.api import is_private
 from nkdsl.backends import linker, mlir, native
 from nkdsl.cli.output import STDOUT, write_file
 from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
 from nkdsl.frontend import load, make_context, to_text
 from nkdsl.pipeline import LEVELS, lower
-from nkdsl.runtime.signature import Signature, read_signature
+from nkdsl.runtime.signature import read_signature
 from nkdsl.runtime.threads import resolve_threads
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
@@ -54,11 +56,11 @@ def main(arguments: argparse.Namespace) -> int:
     target = get_target(arguments.target)
     context = make_context()
     module = load(Path(arguments.file), context)
-    signatures = _signatures(module)
+    _refuse_signatures(module)
     threads = resolve_threads(arguments.threads)
     header = None
     if arguments.header:
-        header = _header(module.clone(), context, target, signatures, threads)
+        header = _header(module.clone(), context, target, threads)
     end = MLIR_LEVELS.get(arguments.emit, "upstream")
     lower(module, context, target, end=end, threads=threads)
     module.verify()
@@ -69,13 +71,19 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _signatures(module: ModuleOp) -> tuple[Signature, ...]:
-    """The signatures of all functions; refuses those that no kernel can have."""
+def _functions(module: ModuleOp) -> list[func.FuncOp]:
+    """The functions that are compiled, and exported."""
     functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
-    signatures = tuple(read_signature(f) for f in functions if not f.is_declaration)
-    if not signatures:
+    return [f for f in functions if not f.is_declaration and not is_private(f)]
+
+
+def _refuse_signatures(module: ModuleOp) -> None:
+    """Refuse functions that no kernel can have, before anything is lowered."""
+    functions = _functions(module)
+    if not functions:
         raise InvalidInput("the program has no function to compile")
-    return signatures
+    for function in functions:
+        read_signature(function)
 
 
 def _emit(kind: str, text: str, target: Target) -> str | bytes:
@@ -107,19 +115,17 @@ def _write(content: str | bytes, output: str) -> None:
         sys.stdout.buffer.write(content)
 
 
-def _header(
-    module: ModuleOp,
-    context: Context,
-    target: Target,
-    signatures: tuple[Signature, ...],
-    threads: int,
-) -> str:
-    """C declarations of a program, which is lowered all the way to learn its workspaces."""
-    lower(module, context, target, threads=threads)
-    functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
-    sizes = {function.sym_name.data: workspace_bytes(function) for function in functions}
+def _header(module: ModuleOp, context: Context, target: Target, threads: int) -> str:
+    """C declarations of a program, which is lowered all the way to learn its workspaces.
+
+    Which integers have no sign is known once products are raised.
+    """
+    lower(module, context, target, end="nanokernel", threads=threads)
+    signatures = [read_signature(function) for function in _functions(module)]
+    lower(module, context, target, start="nanokernel")
+    sizes = {function.sym_name.data: workspace_bytes(function) for function in _functions(module)}
     declarations = "\n".join(s.declaration(sizes[s.symbol]) for s in signatures)
-    include = "#include <stdint.h>\n\n" if "int64_t" in declarations else ""
+    include = "#include <stdint.h>\n\n" if re.search(r"\bu?int\d+_t\b", declarations) else ""
     return f"""#pragma once
 {include}#ifdef __cplusplus
 extern "C" {{

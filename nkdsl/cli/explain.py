@@ -7,7 +7,6 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from nkdsl.bench.ours import mlir_text
 from nkdsl.bench.problem import Row, parse_row
 from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
@@ -15,10 +14,13 @@ from nkdsl.explain import explain_module
 from nkdsl.frontend import load, make_context
 from nkdsl.runtime.threads import resolve_threads
 from nkdsl.targets import get_target
-from nkdsl.types import element_type
+from nkdsl.types import ElementType, element_type
 
 SHAPE = re.compile(r"[\dx×]+(b\d+)?(:[nt]{2})?")
 """What is read as a shape; anything else is a file."""
+
+PAIR = re.compile(r"([us]8)([us]8)")
+"""Types of A and B that differ, or may."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MxNxK|FILE",
         help="sizes as in 127x255x511, 32x32x32b16 for a batch-reduce product; or a program",
     )
-    parser.add_argument("--dtype", default="f32", help="element type of a shape; default: f32")
+    parser.add_argument(
+        "--dtype",
+        default="f32",
+        help="element type of a shape: f32, f64, bf16, f16, or u8s8, s8s8 and so on; default: f32",
+    )
     parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
     parser.add_argument("--lhs-transposed", action="store_true", help="A is stored K×M")
     parser.add_argument("--rhs-transposed", action="store_true", help="B is stored N×K")
@@ -83,13 +89,40 @@ def _row(arguments: argparse.Namespace) -> Row:
 
 
 def product_text(row: Row, dtype: str, accumulate: bool) -> str:
-    """A shape as a program with one function, `@kernel`, that starts from C or from zero."""
-    element_type(dtype)
-    text = mlir_text(row, dtype)
-    if accumulate:
-        return text
-    fill = (
-        f"  %zero = arith.constant 0.0 : {dtype}\n"
-        f"  linalg.fill ins(%zero : {dtype}) outs(%c : memref<{row.m}x{row.n}x{dtype}>)\n"
+    """A shape as a program with one function, `@kernel`, that starts from C or from zero.
+
+    Args:
+        row: the shape.
+        dtype: an element type, or those of A and B one after the other, as in u8s8.
+        accumulate: whether it starts from C.
+
+    Raises:
+        Unsupported: for unknown types.
+    """
+    lhs, rhs = factor_types(dtype)
+    a, b, c = (
+        f"memref<{'x'.join(map(str, shape))}x{type_.mlir}>"
+        for shape, type_ in (
+            (row.shape_a, lhs),
+            (row.shape_b, rhs),
+            (row.shape_c, lhs.accumulator),
+        )
     )
-    return text.replace("  linalg.", f"{fill}  linalg.", 1)
+    batch, k = ("k0, ", "k1") if row.batch > 1 else ("", "k")
+    lhs_index = f"{k}, m" if row.transpose_a else f"m, {k}"
+    rhs_index = f"n, {k}" if row.transpose_b else f"{k}, n"
+    signs = [role for role, type_ in (("lhs", lhs), ("rhs", rhs)) if type_.is_unsigned]
+    unsigned = f" unsigned {'both' if len(signs) == 2 else signs[0]}" if signs else ""
+    return f"""func.func @kernel(%a: {a}, %b: {b}, %c: {c}) {{
+  nanokernel.gemm ins(%a[{batch}{lhs_index}], %b[{batch}{rhs_index}] : {a}, {b}){unsigned}
+      outs(%c[m, n] : {c}){"" if accumulate else " from zero"}
+  return
+}}
+"""
+
+
+def factor_types(dtype: str) -> tuple[ElementType, ElementType]:
+    """The types of A and B: of one name, or of two as in u8s8."""
+    if pair := PAIR.fullmatch(dtype):
+        return element_type(pair[1]), element_type(pair[2])
+    return element_type(dtype), element_type(dtype)

@@ -1,13 +1,17 @@
-"""What a program should compute: the same products by numpy, and how far off an answer may be.
+"""What a program should compute, by numpy, and how far off an answer may be.
 
-A program that is a straight line of products is evaluated by `numpy.matmul` or `numpy.einsum`, in
-its own type (to race against) and in a wider one (to check against). Any other program is executed
-by the interpreter of the linalg level, which can only check.
+In: a kernel's module at the linalg level. Out: a `Reference`, which evaluates it (`cli.evaluate`)
 
-In: a kernel's module at the linalg level. Out: a `Reference`. An answer is right when each element
-lies within `nkdsl.testing.error_bound` of the wider result.
+- in wider types (`expect`), together with the bound of `nkdsl.testing`: as many roundings as any
+  term goes through, of the magnitudes that the program makes of its arguments' magnitudes;
+- in its own types, on small integers (`expect_exactly`). Sums are exact there in any order, so that
+  every rounding is one that the program says, and results must be equal. Through layers of products
+  magnitudes grow much faster than results do; then this is the sharper check.
+
+Integers are exact in both. A program with control flow is executed by the interpreter as a whole.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,110 +22,50 @@ import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects import arith, func
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import BlockArgument, Operation, SSAValue
-from xdsl.ir.affine import AffineDimExpr, AffineMap
+from xdsl.ir import SSAValue
 
+from nkdsl.cli.evaluate import Action, Mode, Product, Run, Step, is_float, read_actions, wider
 from nkdsl.cli.shapes import Shapes, strides_of
-from nkdsl.dialects.nanokernel import GemmOp
-from nkdsl.interpreters import Argument
-from nkdsl.planner import Problem, analyse
+from nkdsl.interpreters import Argument, ExecutionError
 from nkdsl.runtime.signature import Signature
 from nkdsl.runtime.workspace import aligned_bytes
-from nkdsl.testing import ArraySpec, Program, error_bound
+from nkdsl.testing import ArraySpec, Program, Roundings
 from nkdsl.transforms.linalg_to_nanokernel import LinalgToNanokernelPass
-from nkdsl.types import ElementType
+from nkdsl.types import ELEMENT_TYPES, ElementType
 
 Array = npt.NDArray[Any]
 
+FLUSHED = 2.0**-126
+"""What a rounding loses where subnormal numbers become zeros, as they do for AVX512-BF16."""
 
-@dataclass(frozen=True)
-class Product:
-    """One product of a straight-line program, on arguments of its function."""
+SMALL = 1
+"""The largest of the small integers."""
 
-    problem: Problem
-    arguments: tuple[int, int, int]
-    """Positions of the left factor, the right factor and the result."""
-    indices: tuple[str, str, str]
-    """einsum's letters for each of them."""
-    from_zero: bool
-    scale: tuple[int, int] | None = None
-    """Positions of the factors of the product and of the old result, where it has them."""
-
-    def extents(self, arguments: Sequence[Argument]) -> dict[str, int]:
-        """How far each iterator, by its letter, goes on some arguments."""
-        return {
-            letter: size
-            for position, letters in zip(self.arguments, self.indices, strict=True)
-            for letter, size in zip(letters, np.shape(arguments[position]), strict=True)
-        }
-
-    def terms(self, arguments: Sequence[Argument]) -> int:
-        """Products that are added up for one element of the result."""
-        extents = self.extents(arguments)
-        return prod(n for letter, n in extents.items() if letter not in self.indices[2])
-
-    def flops(self, arguments: Sequence[Argument]) -> int:
-        """Floating-point operations, a multiplication and an addition each counted as one."""
-        return 2 * prod(self.extents(arguments).values())
-
-    @property
-    def size(self) -> str:
-        """M×N×K, with question marks for what is known only at run time."""
-        positions = (self.problem.position(kind) for kind in "mnk")
-        sizes = zip("mnk", positions, strict=True)
-        return "x".join(
-            "?" if p in self.problem.dynamic else str(self.problem.extent(kind))
-            for kind, p in sizes
-        )
-
-    @property
-    def text(self) -> str:
-        """`ik,kj->ij`."""
-        lhs, rhs, out = self.indices
-        return f"{lhs},{rhs}->{out}"
-
-    def apply(self, arguments: Sequence[Any]) -> None:
-        """Perform the product on all arguments of the function, in place."""
-        lhs, rhs, out = (arguments[position] for position in self.arguments)
-        matrices = self._matrices()
-        if matrices is None:
-            value = np.einsum(self.text, lhs, rhs, optimize=True)
-        else:
-            left, right, result = matrices
-            value = np.matmul(lhs.transpose(left), rhs.transpose(right)).transpose(result)
-        if self.scale is not None:
-            alpha, beta = (arguments[position] for position in self.scale)
-            value, out[...] = alpha * value, 0 if self.from_zero else beta * out
-        if self.from_zero:
-            out[...] = value
-        else:
-            out += value
-
-    def _matrices(self) -> tuple[tuple[int, ...], ...] | None:
-        """Axes that make (b…, m, k), (b…, k, n) of the factors and the result of (b…, m, n)."""
-        letters = dict.fromkeys("bmnk", "")
-        for position, kind in enumerate(self.problem.kinds):
-            letters[kind] += _letter(position)
-        if any(len(letters[kind]) != 1 for kind in "mnk"):
-            return None
-        b, m, n, k = (letters[kind] for kind in "bmnk")
-        lhs, rhs, out = self.indices
-        return (
-            tuple(lhs.index(letter) for letter in b + m + k),
-            tuple(rhs.index(letter) for letter in b + k + n),
-            tuple((b + m + n).index(letter) for letter in out),
-        )
+_UNITS = {t.dtype: t.unit_roundoff for t in ELEMENT_TYPES}
+_SMALLEST = {
+    t.dtype: float(np.nextafter(t.dtype.type(0), t.dtype.type(1)))
+    for t in ELEMENT_TYPES
+    if not t.is_integer
+}
+"""The smallest subnormal number of each type."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What all arguments should hold after a run, in a wider type, and how far off each may be.
-
-    A number stays as it is.
-    """
+    """What all arguments should hold after a run, and how far off each may be."""
 
     arrays: tuple[Any, ...]
+    """In a wider type; a number stays as it is."""
     bounds: tuple[Array, ...]
+
+
+class Unbounded(Exception):
+    """No bound of the error is known; says for what."""
+
+    def __init__(self, reason: str, arrays: tuple[Any, ...]):
+        """With what the arguments should hold nevertheless."""
+        super().__init__(reason)
+        self.arrays = arrays
 
 
 @dataclass(frozen=True)
@@ -130,47 +74,134 @@ class Reference:
 
     signature: Signature
     program: Program
-    products: tuple[Product, ...] | None
-    """The products in order; None where there is more to the function than products."""
-
-    def flops(self, arguments: Sequence[Argument]) -> int | None:
-        """Floating-point operations of one call, where they are known."""
-        return sum(p.flops(arguments) for p in self.products) if self.products else None
+    arguments: tuple[SSAValue, ...]
+    actions: tuple[Action, ...]
+    """What the function does, in order."""
 
     @property
-    def element(self) -> ElementType | None:
-        """The element type that all products compute in, if it is one."""
-        types = {product.problem.accumulator for product in self.products or ()}
+    def products(self) -> tuple[Product, ...]:
+        """The products in order; none where the function is executed as a whole."""
+        return tuple(action for action in self.actions if isinstance(action, Product))
+
+    @property
+    def does_more(self) -> bool:
+        """Whether there is more to the function than products."""
+        return any(
+            isinstance(action, Step) or (isinstance(action, Product) and action.epilogue)
+            for action in self.actions
+        )
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether results of products are multiplied again, or several add up to one."""
+        return len(self.products) > 1 and self.program.may_be_exact
+
+    def flops(self, arguments: Sequence[Argument]) -> int | None:
+        """Operations of one call, a multiplication and an addition each; None where unknown."""
+        if not self.products:
+            return None
+        return sum(2 * prod(extents.values()) for _, extents in self.extents(arguments))
+
+    def extents(self, arguments: Sequence[Argument]) -> list[tuple[Product, dict[str, int]]]:
+        """How far the iterators of each product go."""
+        shapes = self._begun("wide", arguments)
+        found: list[tuple[Product, dict[str, int]]] = []
+        for action in self.actions:
+            if isinstance(action, Product):
+                found.append((action, action.extents(shapes.held(action.operands))))
+            elif not isinstance(action, Step):
+                action.apply(shapes)
+        return found
+
+    @property
+    def factors(self) -> tuple[ElementType, ElementType] | None:
+        """The types of the factors of all products, if all have the same."""
+        types = {(p.problem.operand, p.problem.other) for p in self.products}
         return types.pop() if len(types) == 1 else None
 
-    def run(self, arguments: Sequence[Argument]) -> None:
-        """Perform the products by numpy, in the arrays' own types and in place."""
-        for product in self.products or ():
-            product.apply(arguments)
+    def racing(self, arguments: Sequence[Argument]) -> list[tuple[Product, Array, Array]]:
+        """Factors for numpy to multiply as fast as it can: floats, what low precision is made."""
+        random = np.random.default_rng(0)
+        made = []
+        for product, extents in self.extents(arguments):
+            double = product.problem.accumulator.name == "f64"
+            lhs, rhs = (
+                random.random([extents[letter] for letter in letters]).astype(
+                    np.float64 if double else np.float32
+                )
+                for letters in product.indices[:2]
+            )
+            made.append((product, lhs, rhs))
+        return made
 
     def expect(self, arguments: Sequence[Argument]) -> Expected:
-        """What a run on these arguments should leave behind; they are not changed."""
-        results = tuple(_widened(argument) for argument in arguments)
-        magnitudes = tuple(abs(_widened(argument)) for argument in arguments)
-        if self.products is None:
-            self.program.execute(results)
-            self.program.execute(magnitudes, magnitudes=True)
-            roundings = self.program.roundings(arguments)
-        else:
-            self.run(results)
-            self.run(magnitudes)
-            roundings = sum(product.terms(arguments) + 4 for product in self.products)
-        parameters = self.signature.parameters
+        """What a run on these arguments should leave behind; they are not changed.
+
+        Raises:
+            Unbounded: where no bound is known.
+        """
+        wide = self._evaluate("wide", [_widened(argument) for argument in arguments])
+        results = tuple(wide.held(self.arguments))
+        try:
+            magnitudes = self._evaluate("magnitudes", [_magnitude(a) for a in arguments])
+        except ExecutionError as error:
+            raise Unbounded(str(error).splitlines()[0], results) from error
         bounds = tuple(
-            error_bound(
-                np.asarray(magnitude),
-                np.zeros(np.shape(magnitude)),
-                max(0, roundings - 2),
-                p.element,
+            self._bound(result, magnitude, parameter.element, wide.roundings)
+            for result, magnitude, parameter in zip(
+                results, magnitudes.held(self.arguments), self.signature.parameters, strict=True
             )
-            for magnitude, p in zip(magnitudes, parameters, strict=True)
         )
         return Expected(results, bounds)
+
+    def expect_exactly(self, arguments: Sequence[Argument]) -> tuple[Any, ...] | None:
+        """What a run on small integers should leave behind; None if some sum is not exact."""
+        copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        run = self._begun("literal", copies)
+        for action in self.actions:
+            if isinstance(action, Product):
+                digits = action.problem.accumulator.unit_roundoff
+                if digits and action.magnitude(run) * digits >= 1:
+                    return None
+            action.apply(run)
+        return tuple(run.held(self.arguments))
+
+    def _begun(self, mode: Mode, arguments: Sequence[Any]) -> Run:
+        return Run(mode, dict(zip(self.arguments, arguments, strict=True)), Counter())
+
+    def _evaluate(self, mode: Mode, arguments: Sequence[Any]) -> Run:
+        run = self._begun(mode, arguments)
+        with np.errstate(all="ignore"):
+            for action in self.actions:
+                action.apply(run)
+        return run
+
+    def _bound(
+        self, result: Any, magnitude: Any, element: ElementType, roundings: Roundings
+    ) -> Array:
+        """The largest error of each element, as in `nkdsl.testing`."""
+        if element.is_integer:
+            # What is cut to an integer after a rounding may be one off.
+            cuts = arith.FPToSIOp | arith.FPToUIOp
+            cut = any(isinstance(op, cuts) for op in self.program.func.walk())
+            return np.full(np.shape(result), int(cut))
+        total = Roundings({np.asarray(magnitude).dtype: roundings.total()}) + roundings
+        last = Roundings({element.dtype: 1})
+        if roundings[element.dtype] > 1:
+            return self._lost(magnitude, total)
+        # The only rounding to the result's type is the last: what it loses depends on the result.
+        before = self._lost(magnitude, total - last)
+        return before + self._lost(abs(result) + before, last)
+
+    def _lost(self, magnitude: Any, roundings: Roundings) -> Array:
+        """γ · magnitude, and what numbers below the normal range lose."""
+        unit = sum(n * _unit(dtype) for dtype, n in roundings.items())
+        lost = sum(n * _SMALLEST.get(dtype, 0.0) for dtype, n in roundings.items())
+        if self.program.holds_bf16:
+            lost = roundings.total() * FLUSHED
+        if unit >= 1:
+            return np.full(np.shape(magnitude), np.inf)
+        return np.asarray(unit / (1 - unit) * magnitude + lost)
 
 
 def make_reference(module: ModuleOp, signature: Signature, context: Context) -> Reference:
@@ -180,89 +211,80 @@ def make_reference(module: ModuleOp, signature: Signature, context: Context) -> 
         if isinstance(op, func.FuncOp) and op.sym_name.data != signature.symbol:
             op.detach()
             op.erase()
-    return Reference(signature, Program.of(alone), _products(alone.clone(), context))
+    program = Program.of(alone)
+    raised = alone.clone()
+    LinalgToNanokernelPass().apply(context, raised)
+    function = next(op for op in raised.ops if isinstance(op, func.FuncOp))
+    actions = read_actions(function)
+    if actions is None:
+        arguments = tuple(program.func.body.block.args)
+        return Reference(signature, program, arguments, (Step(program, arguments),))
+    return Reference(signature, program, tuple(function.body.block.args), actions)
 
 
-def make_arguments(signature: Signature, seed: int = 0, shapes: Shapes = ()) -> tuple[Any, ...]:
+# ------------------------------------------------------------------------------------- arguments
+
+
+def make_arguments(
+    signature: Signature, seed: int = 0, shapes: Shapes = (), *, small: bool = False
+) -> tuple[Any, ...]:
     """Random arguments in the layouts that a signature demands, arrays aligned to a cache line.
+
+    Floats lie between -1 and 1, integers are any of their type.
 
     Args:
         signature: the signature.
         seed: of the random numbers.
         shapes: the shape of each argument, where some size is open.
+        small: whether all are small integers instead.
     """
     random = np.random.default_rng(seed)
     arguments: list[Any] = []
     for parameter, shape in zip(
         signature.parameters, shapes or [p.shape for p in signature.parameters], strict=True
     ):
+        dtype = parameter.element.dtype
         if parameter.scalar:
-            arguments.append(parameter.element.dtype.type(random.uniform(-1, 1)))
+            arguments.append(dtype.type(_drawn(random, (), dtype, small)))
             continue
         spec = ArraySpec(shape, parameter.element.name, strides_of(parameter, shape))
-        size = parameter.element.size
-        memory = aligned_bytes(max(1, spec.span) * size)
-        strides = [stride * size for stride in spec.element_strides]
-        array: Array = np.ndarray(
-            shape, parameter.element.dtype, memory, spec.first * size, strides
-        )
-        array[...] = random.uniform(-1, 1, shape)
+        memory = aligned_bytes(max(1, spec.span) * dtype.itemsize)
+        strides = [stride * dtype.itemsize for stride in spec.element_strides]
+        array: Array = np.ndarray(shape, dtype, memory, spec.first * dtype.itemsize, strides)
+        array[...] = _drawn(random, shape, dtype, small)
         arguments.append(array)
     return tuple(arguments)
 
 
-def _products(module: ModuleOp, context: Context) -> tuple[Product, ...] | None:
-    """The products of the only function; None where it holds anything else."""
-    LinalgToNanokernelPass().apply(context, module)
-    functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
-    if len(functions[0].body.blocks) != 1:
-        return None
-    products = [_product(op) for op in functions[0].body.block.ops if not _silent(op)]
-    return tuple(p for p in products if p is not None) if all(products) else None
+def _drawn(
+    random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], small: bool
+) -> Any:
+    """Random numbers of a type."""
+    if small:
+        return random.integers(0 if dtype.kind == "u" else -SMALL, SMALL + 1, shape)
+    if is_float(dtype):
+        return random.uniform(-1, 1, shape)
+    limits = np.iinfo(str(dtype))
+    return random.integers(limits.min, limits.max, shape, dtype.type, endpoint=True)
 
 
-def _silent(op: Operation) -> bool:
-    """Whether an operation computes nothing that a product would not."""
-    return isinstance(op, arith.ConstantOp | func.ReturnOp)
+# ----------------------------------------------------------------------------------------- types
 
 
-def _product(op: Operation) -> Product | None:
-    if not isinstance(op, GemmOp) or op.epilogue is not None:
-        return None
-    scale = None
-    if op.alpha is not None and op.beta is not None:
-        alpha, beta = _argument(op.alpha), _argument(op.beta)
-        if alpha is None or beta is None:
-            return None
-        scale = alpha, beta
-    if op.first is not None:
-        return None
-    positions = [_argument(value) for value in (op.lhs, op.rhs, op.out)]
-    indices = [_indices(map_) for map_ in op.indexing_maps[:3]]
-    lhs, rhs, out = positions
-    if lhs is None or rhs is None or out is None or None in indices:
-        return None
-    a, b, c = (text or "" for text in indices)
-    return Product(analyse(op), (lhs, rhs, out), (a, b, c), op.from_zero is not None, scale)
-
-
-def _argument(value: SSAValue) -> int | None:
-    return value.index if isinstance(value, BlockArgument) else None
-
-
-def _indices(map_: AffineMap) -> str | None:
-    """Einsum's letters for a map that only orders iterators; None for any other."""
-    positions = [r.position for r in map_.results if isinstance(r, AffineDimExpr)]
-    return "".join(map(_letter, positions)) if len(positions) == len(map_.results) else None
-
-
-def _letter(position: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[position]
+def _unit(dtype: np.dtype[Any]) -> float:
+    """The unit roundoff."""
+    return _UNITS[dtype] if dtype in _UNITS else float(np.finfo(dtype).eps) / 2
 
 
 def _widened(argument: Any) -> Any:
     """A number, or a dense copy of an array, in a type with more digits."""
-    wide = np.float64 if argument.dtype == np.float32 else np.longdouble
+    wide = wider(argument.dtype)
     if isinstance(argument, np.ndarray):
         return argument.astype(wide, order="C")
-    return wide(argument)
+    return wide.type(argument)
+
+
+def _magnitude(argument: Any) -> Any:
+    """Absolute values in the wider type; integers, which are exact, as they are."""
+    wide = _widened(argument)
+    return abs(wide) if is_float(wide.dtype) else wide

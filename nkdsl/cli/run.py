@@ -1,14 +1,19 @@
 """`nkdsl run FILE`: compile, run on random data, check against numpy, report the speed.
 
-The machine code runs once on fresh data, and every argument must lie within the error bound of
-numpy's result in a wider type; where sizes are known only at run time, it runs on many shapes
-(`cli.shapes`), and speed is measured for some square ones. Then the peak loop, the kernel and numpy
-take turns, each on one thread unless `--threads` says otherwise; shares and ratios are medians over
-turns (`nkdsl.bench.timing`).
+The machine code runs on fresh data, and every argument must lie within the error bound of numpy's
+result in a wider type; where products follow each other, it also runs on small integers, for which
+results must be equal (`cli.reference`). Where sizes are known only at run time, it runs on many
+shapes (`cli.shapes`), and speed is measured for some square ones.
+
+Then the peak loop, the kernel and numpy take turns, each on one thread unless `--threads` says
+otherwise; shares and ratios are medians over turns (`nkdsl.bench.timing`). numpy multiplies floats
+of 32 bits where the program's are narrower, and integers too, for which it has no fast product; and
+it does the products alone, whatever follows them in the program.
 """
 
 import argparse
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -29,8 +34,8 @@ from nkdsl.bench.timing import (
     Timings,
     take_turns,
 )
-from nkdsl.cli.reference import Reference, make_arguments, make_reference
-from nkdsl.cli.shapes import Open
+from nkdsl.cli.reference import Reference, Unbounded, make_arguments, make_reference
+from nkdsl.cli.shapes import Open, Shapes
 from nkdsl.cli.threads import add_threads
 from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.frontend import load, make_context
@@ -45,6 +50,10 @@ ROUNDS = 15
 ATTEMPTS = 3
 STEADY = 0.1
 """Quartiles farther apart than this share of the median make a run of turns worth repeating."""
+PATIENCE = 2.0
+"""Seconds that turns may take: there are fewer of long calls, and none is repeated after that."""
+FEWEST = 5
+"""Turns of the longest calls."""
 _PLAN_FRAME = re.compile(r'^#nanokernel\.plan<target = "[^"]*", |>$')
 OURS, NUMPY, PEAK = "nkdsl", "numpy", "peak"
 
@@ -61,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random data; default: 0")
     add_threads(parser)
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"turns of timing, 0 for none; default: {ROUNDS}"
+        "--rounds",
+        type=int,
+        help=f"turns of timing, 0 for none; default: {ROUNDS}, fewer of calls that take long",
     )
 
 
@@ -79,16 +90,16 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"  kernel  {line}")
     shapes = Open.of(kernel.signature)
     if shapes.groups:
-        print(f"  check   {_check_many(kernel, reference, shapes, arguments.seed)}", flush=True)
+        many = list(shapes.tried(kernel.plans))
+        print(f"  check   {_check(kernel, reference, many, arguments.seed)}", flush=True)
         cases = [
             (f"{size}: ", make_arguments(kernel.signature, arguments.seed, chosen))
             for size, chosen in shapes.squares()
         ]
     else:
-        arrays = make_arguments(kernel.signature, arguments.seed)
-        print(f"  check   {_check(kernel, reference, arrays)}", flush=True)
-        cases = [("", arrays)]
-    for label, arrays in cases if arguments.rounds > 0 else ():
+        print(f"  check   {_check(kernel, reference, [()], arguments.seed)}", flush=True)
+        cases = [("", make_arguments(kernel.signature, arguments.seed))]
+    for label, arrays in cases if arguments.rounds is None or arguments.rounds > 0 else ():
         for line in _speed(kernel, reference, arrays, target, arguments.rounds, arguments.threads):
             print(f"  speed   {label}{line}", flush=True)
     return 0
@@ -96,7 +107,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
     """One line a product: its size, and the plan that serves it."""
-    problems = [f"{p.size}  " for p in reference.products or ()]
+    problems = [f"{p.size}  " for p in reference.products]
     if len(problems) != len(kernel.plans):
         problems = [""] * len(kernel.plans)
     for problem, plan in zip(problems, kernel.plans, strict=True):
@@ -106,49 +117,93 @@ def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
 # -------------------------------------------------------------------------------------- check
 
 
-def _check(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> str:
-    """Call the kernel once; says how near it came to numpy."""
-    checked, worst = _compare(kernel, reference, arrays)
-    return f"{checked} elements agree with numpy; largest error {worst:.2g} of the bound"
+def _check(kernel: Kernel, reference: Reference, shapes: Sequence[Shapes], seed: int) -> str:
+    """Call the kernel on arguments of some shapes; says how near it came to numpy."""
+    checked, worst, exact = 0, 0.0, 0
+    signature = kernel.signature
+    for count, chosen in enumerate(shapes):
+        arrays = make_arguments(signature, seed + count, chosen)
+        try:
+            elements, share = _compare(kernel, reference, arrays)
+        except Unbounded as unknown:
+            return str(unknown)
+        checked, worst = checked + elements, max(worst, share)
+        if reference.is_layered:
+            small = make_arguments(signature, seed + count, chosen, small=True)
+            exact += _compare_exactly(kernel, reference, small)
+    of = f" of {len(shapes)} shapes" if len(shapes) > 1 else ""
+    if _is_exact(kernel) and not worst:
+        return f"{checked} elements{of} agree with numpy exactly"
+    also = "; small integers come out exactly" if exact == len(shapes) else ""
+    return f"{checked} elements{of} agree with numpy; largest error {worst:.2g} of the bound{also}"
 
 
-def _check_many(kernel: Kernel, reference: Reference, shapes: Open, seed: int) -> str:
-    """Call the kernel on many shapes; says how near it came to numpy."""
-    count, checked, worst = 0, 0, 0.0
-    for chosen in shapes.tried(kernel.plans):
-        elements, share = _compare(
-            kernel, reference, make_arguments(kernel.signature, seed + count, chosen)
-        )
-        count, checked, worst = count + 1, checked + elements, max(worst, share)
-    return (
-        f"{checked} elements of {count} shapes agree with numpy; "
-        f"largest error {worst:.2g} of the bound"
-    )
+def _is_exact(kernel: Kernel) -> bool:
+    """Whether all results are integers."""
+    return all(p.element.is_integer for p in kernel.signature.parameters if p.written)
 
 
 def _compare(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> tuple[int, float]:
     """Call the kernel once; how many elements it wrote, and the largest share of a bound used."""
-    expected = reference.expect(arrays)
-    before = [array.tobytes() for array in arrays]
-    kernel(*arrays)
+    try:
+        expected = reference.expect(arrays)
+    except Unbounded as unknown:
+        raise Unbounded(_describe(kernel, arrays, unknown), ()) from unknown
+    _call(kernel, arrays)
     checked, worst = 0, 0.0
     for position, parameter in enumerate(kernel.signature.parameters):
-        array = arrays[position]
-        if not parameter.written:
-            if isinstance(array, np.ndarray) and array.tobytes() != before[position]:
-                raise WrongAnswer(f"argument '{parameter.name}' was changed, but is only read")
-            continue
-        share = _error(parameter.name, array, expected.arrays[position], expected.bounds[position])
-        checked, worst = checked + array.size, max(worst, share)
+        if parameter.written:
+            array = arrays[position]
+            wanted, bound = expected.arrays[position], expected.bounds[position]
+            checked += array.size
+            worst = max(worst, _error(parameter.name, array, wanted, bound))
     return checked, worst
+
+
+def _compare_exactly(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> bool:
+    """Call the kernel once on small integers; False where sums of them are not exact."""
+    expected = reference.expect_exactly(arrays)
+    if expected is None:
+        return False
+    _call(kernel, arrays)
+    for position, parameter in enumerate(kernel.signature.parameters):
+        if parameter.written:
+            wanted = expected[position]
+            _error(parameter.name, arrays[position], wanted, np.zeros(wanted.shape))
+    return True
+
+
+def _call(kernel: Kernel, arrays: Sequence[Any]) -> None:
+    """Call the kernel; raises `WrongAnswer` where it changes what it only reads."""
+    before = [array.tobytes() for array in arrays]
+    kernel(*arrays)
+    for array, old, parameter in zip(arrays, before, kernel.signature.parameters, strict=True):
+        if not parameter.written and isinstance(array, np.ndarray) and array.tobytes() != old:
+            raise WrongAnswer(f"argument '{parameter.name}' was changed, but is only read")
+
+
+def _describe(kernel: Kernel, arrays: Sequence[Any], unknown: Unbounded) -> str:
+    """How far off a kernel is where nobody knows how far off it may be."""
+    _call(kernel, arrays)
+    worst = 0.0
+    for position, parameter in enumerate(kernel.signature.parameters):
+        wanted = unknown.arrays[position]
+        if parameter.written and wanted.size:
+            error = np.abs(arrays[position].astype(wanted.dtype) - wanted)
+            worst = max(worst, float(np.max(error) / max(np.max(np.abs(wanted)), 1e-300)))
+    return f"largest error {worst:.2g} of numpy's largest result; {unknown}"
 
 
 def _error(name: str, array: Array, wanted: Array, bound: Array) -> float:
     """The largest share of the error bound that was used; raises `WrongAnswer` above 1."""
     if array.size == 0:
         return 0.0
-    error = np.abs(array - wanted)
-    wrong = ~(error <= bound)
+    with np.errstate(invalid="ignore"):
+        exact = np.dtype(np.int64) if wanted.dtype.kind in "iu" else np.dtype(np.longdouble)
+        error = np.abs(array.astype(exact) - wanted.astype(exact))
+        # The difference is NaN for equal infinities, and NaN is right where it is wanted.
+        equal = (array == wanted) | (np.isnan(array) & np.isnan(wanted))
+    wrong = ~((error <= bound) | equal)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise WrongAnswer(
@@ -157,7 +212,7 @@ def _error(name: str, array: Array, wanted: Array, bound: Array) -> float:
             f"for example {index}: {array[index]} instead of {wanted[index]}; this is a bug in "
             "nkdsl, please report it with the program"
         )
-    return float(np.max(error / np.maximum(bound, np.finfo(bound.dtype).tiny)))
+    return float(np.max(np.where(equal, 0.0, error / np.maximum(bound, np.finfo(np.float64).tiny))))
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:
@@ -175,9 +230,10 @@ def measured(module: ModuleOp, target: Target) -> str:
     reference = make_reference(module, kernel.signature, make_context())
     arguments = _typical_arguments(kernel)
     flops = reference.flops(arguments)
-    if not flops or reference.element is None:
+    if not flops or reference.factors is None:
         return "nothing to time: the products are empty, or not all of one type"
-    peak = target_peak(reference.element, target).contender()
+    lhs, rhs = reference.factors
+    peak = target_peak(lhs, target, rhs).contender()
     ours = _ours(kernel, arguments, flops)
     timings = _steadiest([peak, ours], ROUNDS)
     share, rate = timings.ratio(OURS, PEAK), timings.gflops(OURS).median
@@ -199,7 +255,7 @@ def _speed(
     reference: Reference,
     arrays: Sequence[Any],
     target: Target,
-    rounds: int,
+    rounds: int | None,
     threads: int,
 ) -> Iterator[str]:
     """Lines that say how fast the kernel is, and how fast everything beside it."""
@@ -208,13 +264,13 @@ def _speed(
         yield "nothing to time: the products are empty"
         return
     contenders: list[Contender] = [_ours(kernel, arrays, flops or 0)]
-    if reference.element is not None:
-        contenders.insert(0, target_peak(reference.element, target).contender())
-    if reference.products is not None:
-        numpys = tuple(array.copy() for array in arrays)
-        contenders.append(PythonContender(NUMPY, lambda: reference.run(numpys), flops or 0))
+    if reference.factors is not None:
+        lhs, rhs = reference.factors
+        contenders.insert(0, target_peak(lhs, target, rhs).contender())
+    if reference.products:
+        contenders.append(_numpy(reference, arrays, flops or 0))
     with one_blas_thread() if threads == 1 else nullcontext():
-        timings = _steadiest(contenders, rounds)
+        timings = _steadiest(contenders, rounds or _rounds(contenders))
     if flops is None:
         yield f"{timings.ns(OURS).median / 1000:.2f} µs a call"
         return
@@ -222,7 +278,8 @@ def _speed(
     if NUMPY in timings.series:
         ratio = timings.ratio(OURS, NUMPY)
         beside = "one thread each" if threads == 1 else f"{threads} threads beside numpy's own"
-        yield _line(NUMPY, timings, f"nkdsl runs {ratio.median:.2f} times as fast, {beside}")
+        what = contenders[-1].detail
+        yield _line(NUMPY, timings, f"{what}nkdsl runs {ratio.median:.2f} times as fast, {beside}")
     if unsteadiness(timings) >= STEADY:
         yield (
             f"(other work disturbed this: quartiles are {unsteadiness(timings):.0%} apart; "
@@ -230,13 +287,22 @@ def _speed(
         )
 
 
+def _rounds(contenders: Sequence[Contender]) -> int:
+    """As many turns as there is time for."""
+    turn = sum(contender.run(1).wall_ns for contender in contenders) / 1e9
+    return max(FEWEST, min(ROUNDS, int(PATIENCE / turn)))
+
+
 def _steadiest(contenders: Sequence[Contender], rounds: int) -> Timings:
     """The first run of turns that nothing disturbed, or the least disturbed of a few."""
     runs: list[Timings] = []
+    started = time.monotonic()
     for _ in range(ATTEMPTS):
         runs.append(take_turns(contenders, rounds))
         if unsteadiness(runs[-1]) < STEADY:
             return runs[-1]
+        if time.monotonic() - started > PATIENCE:
+            break
     return min(runs, key=unsteadiness)
 
 
@@ -268,6 +334,23 @@ def _ours(kernel: Kernel, arrays: Sequence[Any], flops: int) -> Contender:
         return PythonContender(OURS, lambda: kernel(*arrays), flops)
     keep = (kernel, arrays, workspace)
     return NativeContender(OURS, kernel.address, tuple(pointers), flops, keep=keep)
+
+
+def _numpy(reference: Reference, arrays: Sequence[Any], flops: int) -> Contender:
+    """The products of floats of the same sizes by numpy."""
+    factors = reference.racing(arrays)
+
+    def multiply() -> None:
+        for product, lhs, rhs in factors:
+            product.multiply(lhs, rhs)
+
+    narrow = any(p.problem.operand.name not in ("f32", "f64") for p in reference.products)
+    words = [
+        *(["in float32"] if narrow else []),
+        *(["the products alone"] if reference.does_more else []),
+    ]
+    detail = f"{', '.join(words)}; " if words else ""
+    return PythonContender(NUMPY, multiply, flops, detail)
 
 
 @contextmanager

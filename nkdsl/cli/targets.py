@@ -30,7 +30,7 @@ def size_in_words(size: int) -> str:
 
 def _list() -> Iterator[str]:
     host = detect()
-    heads = ("", "name", "registers", "instructions", "L1 / L2 / L3", "runs here")
+    heads = ("", "name", "registers", "multiplies", "L1 / L2 / L3", "runs here")
     yield from aligned([heads, *(_entry(target, host) for target in known_targets())])
     yield ""
     yield f"* host: {host.reason}"
@@ -42,10 +42,20 @@ def _entry(target: Target, host: HostTarget) -> tuple[str, ...]:
         "*" if target.name == host.target.name else " ",
         target.name,
         f"{target.registers} x {width}",
-        " ".join(i.name for i in target.instructions),
+        _products(target),
         " / ".join(size_in_words(c.size) for c in target.caches),
         "no" if can_run(target) else "yes",
     )
+
+
+def _products(target: Target) -> str:
+    """`f32 f64 bf16·2 u8s8·4`: types of factors, and how many k one instruction takes of them."""
+    deepest: dict[str, int] = {}
+    for each in target.instructions:
+        types = "".join(dict.fromkeys(each.operands)) if not each.operand_type.is_integer else ""
+        types = types or "".join(each.operands)
+        deepest[types] = max(deepest.get(types, 1), each.k)
+    return " ".join(f"{types}·{k}" if k > 1 else types for types, k in deepest.items())
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -76,11 +86,15 @@ def _table(target: Target) -> Iterator[str]:
     yield f"  micro-op cache   {target.micro_op_cache}"
     yield f"  memory           {target.memory_bytes_per_cycle:g} bytes a cycle"
     yield "  instructions"
-    rows = [("", "name", "lanes", "k", "latency", "a cycle", "becomes", "in assembly")]
+    rows = [
+        ("", "name", "A·B", "into", "lanes", "k", "latency", "a cycle", "becomes", "in assembly")
+    ]
     rows += [
         (
             "",
             i.name,
+            "·".join(i.operands),
+            i.accumulator,
             str(i.lanes),
             str(i.k),
             str(i.latency),

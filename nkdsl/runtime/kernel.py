@@ -3,7 +3,7 @@
 A `Kernel` keeps its machine code alive: `address` is valid as long as the kernel is. A call checks
 its arguments (`runtime.entry`), then runs native code without holding Python's lock; any number of
 threads may call one kernel, each with results and a workspace of its own. A factor that was packed
-for the kernel (`nkdsl.pack`) surprises those checks, and is then found out.
+for the kernel (`nkdsl.pack`) surprises those checks, and is then found out; so are tensors.
 """
 
 from functools import cached_property
@@ -22,12 +22,13 @@ from nkdsl.runtime import openmp
 from nkdsl.runtime.entry import CheckedCall, Entry, native_entry
 from nkdsl.runtime.signature import Signature
 from nkdsl.targets.model import Target
+from nkdsl.tensors import Tensor, as_array
 
 Array = npt.NDArray[np.generic]
 
 
 class _Call(CheckedCall):
-    """A call that leaves packed factors to the kernels that read them."""
+    """A call that leaves packed factors to the kernels that read them, and takes tensors."""
 
     variants: Variants
 
@@ -37,7 +38,9 @@ class _Call(CheckedCall):
             if type(argument) is Packed:
                 self.variants.call(position, arguments, workspace)
                 return
-        super().__call__(*arguments, workspace=workspace)
+        symbol = self.signature.symbol
+        arrays = [as_array(x, f"argument {i} of {symbol}") for i, x in enumerate(arguments)]
+        super().__call__(*arrays, workspace=workspace)
 
 
 class Kernel:
@@ -125,7 +128,7 @@ class Kernel:
         """What was planned and why: blocks, registers, edges, predicted cycles."""
         from nkdsl.explain import explain_module
 
-        return explain_module(self._source, self.target)
+        return explain_module(self._source, self.target, threads=self._threads)
 
     # ----------------------------------------------------------------------- how it runs
 
@@ -194,16 +197,19 @@ class Kernel:
         return self.variants.reader(factor)[1]
 
     def __call__(
-        self, *arguments: Array | float | Packed, workspace: npt.NDArray[np.uint8] | None = None
+        self,
+        *arguments: Array | Tensor | float | Packed,
+        workspace: npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        """Run on numpy arrays, in the order of the function's parameters; writes in place.
+        """Run on arrays, in the order of the function's parameters; writes in place.
 
         Python's lock is free meanwhile. Threads may call at the same time if none writes what
         another one uses.
 
         Args:
             arguments: for each parameter an array of exactly its type, shape and strides, as far
-                as these are known, a number, or what `nkdsl.pack` made for this kernel.
+                as these are known, or a tensor of PyTorch, a number, or what `nkdsl.pack` made for
+                this kernel.
             workspace: `workspace_bytes` bytes of scratch memory, aligned to 64; the kernel's own
                 by default.
 

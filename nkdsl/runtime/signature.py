@@ -23,7 +23,7 @@ from xdsl.ir import Block, BlockArgument, SSAValue
 from xdsl.ir.affine import AffineMap
 
 from nkdsl.diagnostics import source_position
-from nkdsl.dialects.nanokernel import GemmOp, linear_coefficients
+from nkdsl.dialects.nanokernel import GemmOp, is_unsigned, linear_coefficients
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.layout import layout_of
 from nkdsl.runtime.address import address_of
@@ -368,9 +368,9 @@ def _parameter(argument: BlockArgument, function: str, written: bool) -> Paramet
         raise Unsupported(f"{place} is {type_}, neither a memref nor a float")
     try:
         if not isinstance(type_, MemRefType):
-            return Parameter("", element_type_of(type_), (), (), written=False, scalar=True)
+            return _number(element_type_of(type_))
         shape, strides = _layout(type_)
-        element = element_type_of(type_.element_type)
+        element = element_type_of(type_.element_type, unsigned=is_unsigned(argument))
     except Unsupported as error:
         raise Unsupported(f"{place}: {error}") from error
     return Parameter(
@@ -381,6 +381,16 @@ def _parameter(argument: BlockArgument, function: str, written: bool) -> Paramet
         written=written,
         dense=isinstance(type_.layout, NoneAttr) and DYNAMIC in strides,
     )
+
+
+def _number(element: ElementType) -> Parameter:
+    """A parameter that is passed by value."""
+    if element.size < 4:
+        raise Unsupported(
+            f"numbers are passed as f32 or f64, not as {element.name}; pass f32, and round it with "
+            "arith.truncf"
+        )
+    return Parameter("", element, (), (), written=False, scalar=True)
 
 
 def _layout(type_: MemRefType) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -269,7 +269,10 @@ def test_only_ragged_rows_are_masked(name, target, element):
 @EVERY
 def test_every_product_is_fused_with_its_sum(name, target, element):
     kernel = compiled(target, element)[name]
-    assert [i.text for i in instructions(kernel.code) if i.unfused] == []
+    unfused = [i.mnemonic[:4] for i in instructions(kernel.code) if i.unfused]
+    # Old results are added once, at the end; the part that starts sums from zero has none.
+    parts = len(kernel.depths) - kernel.problem.from_zero
+    assert unfused == ["vadd"] * (parts * sum(tile.instructions for tile in kernel.tiles))
 
 
 @EVERY_TARGET

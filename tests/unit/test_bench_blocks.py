@@ -19,7 +19,7 @@ from nkdsl.bench.blocks import (
 )
 from nkdsl.bench.peers import Unable
 from nkdsl.bench.plans import Candidate, Planned, plan_row, spread_choice
-from nkdsl.bench.problem import ELEMENTS, Problem, Row, make_problem, parse_row
+from nkdsl.bench.problem import PRODUCTS, Problem, Row, make_problem, parse_row
 from nkdsl.bench.timing import NativeContender, Spread
 from nkdsl.cli.main import main
 from nkdsl.dialects.nanokernel import GemmOp
@@ -165,7 +165,7 @@ def test_a_plan_that_the_compiler_refuses_is_unable_with_its_reason() -> None:
     planned = plan_row(ROW, "f32", target)
     other = plan_row(ROW, "f32", get_target("skylake-avx512")).candidates[0]
     with pytest.raises(Unable, match="not 'x86-64-v3'"):
-        planned.compile(other, make_problem(ROW, ELEMENTS["f32"]))
+        planned.compile(other, make_problem(ROW, PRODUCTS["f32"]))
 
 
 def test_the_command_line_refuses_what_is_no_shape(capsys: pytest.CaptureFixture[str]) -> None:

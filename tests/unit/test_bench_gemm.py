@@ -19,7 +19,7 @@ from nkdsl.bench.gemm_bandwidth import bandwidth
 from nkdsl.bench.gemm_ours import mlir_text
 from nkdsl.bench.gemm_problem import Operands, fault, make_operands
 from nkdsl.bench.gemm_report import GemmReport, GemmRow, timed_row
-from nkdsl.bench.gemm_sets import PACKED, PLAIN, SETS, Case, cases, rows_of
+from nkdsl.bench.gemm_sets import NARROW_SETS, PACKED, PLAIN, SETS, Case, cases, rows_of
 from nkdsl.bench.gemm_turns import Entrant, Pace, quickest, take_turns, together
 from nkdsl.bench.gemm_worker import GemmWorker, Host, Place, WorkerDied
 from nkdsl.bench.machine import this_run
@@ -28,14 +28,14 @@ from nkdsl.bench.peers.cblas import NumpyEngine
 from nkdsl.bench.peers.engine import Made
 from nkdsl.bench.peers.families import FAMILIES, Family, Team, Variant
 from nkdsl.bench.peers.libxsmm import LibxsmmEngine
-from nkdsl.bench.problem import ELEMENTS, Row, parse_row
+from nkdsl.bench.problem import PRODUCTS, Row, parse_row
 from nkdsl.bench.readme import GEMM_BEGIN, GEMM_END, update
 from nkdsl.bench.timing import Lap, PythonContender, Series, Timings
 from nkdsl.errors import InvalidInput
 from nkdsl.frontend import load, make_context
 
 PACE = Pace(rounds=3, sample_ns=20_000)
-F32 = ELEMENTS["f32"]
+F32 = PRODUCTS["f32"]
 
 
 class _Exact:
@@ -54,8 +54,10 @@ class _Exact:
         a = operands.a.T if row.transpose_a else operands.a
         b = operands.b.T if row.transpose_b else operands.b
 
+        wide = operands.types.sums.dtype
+
         def call() -> None:
-            np.matmul(a, b, out=operands.c)
+            operands.c[...] = np.matmul(a.astype(wide), b.astype(wide))
             if self.state == "wrong":
                 operands.c[-1, -1] += 1
 
@@ -99,14 +101,44 @@ def test_ours_is_a_fill_and_a_product(shape: str, dynamic: bool) -> None:
     assert ("linalg.matmul" in text) == (shape == "3x4x5")
 
 
+@pytest.mark.parametrize("shape", ["3x4x5", "3x4x5:tn", "3x4x5:nt", "3x4x5:tt"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "word"),
+    [("bf16", "arith.truncf"), ("u8s8", "unsigned lhs"), ("s8s8", "xi8>) outs")],
+)
+def test_ours_of_narrow_types_is_one_product_from_zero(
+    shape: str, dynamic: bool, dtype: str, word: str
+) -> None:
+    text = mlir_text(parse_row(shape), dtype, dynamic=dynamic)
+    load(text, make_context()).verify()
+    assert "from zero" in text and word in text
+
+
+def test_narrow_types_have_fewer_sets_unless_they_are_named() -> None:
+    found = cases(None, (), ("f32", "bf16"), (1,))
+    assert {case.set for case in found if case.dtype == "f32"} == set(SETS)
+    assert {case.set for case in found if case.dtype == "bf16"} == set(NARROW_SETS)
+    assert {case.set for case in cases(("small",), (), ("bf16",), (1,))} == {"small"}
+
+
+def test_peers_that_lack_the_types_take_no_part() -> None:
+    lacking = [family.name for family in FAMILIES.values() if not family.any_of(["u8s8"])]
+    assert set(lacking) == {"numpy", "openblas", "mkl", "blis", "libxsmm"}
+    team = Team(FAMILIES["jax"], Place(1, (), "host"))
+    assert team.takes(Case("squares", Row(8, 8, 8), "s8s8"))
+    assert not team.takes(Case("packed", Row(8, 8, 8), "s8s8", contract=PACKED))
+    team.close()
+
+
 # ----------------------------------------------------------------------------------------- checks
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("dtype", PRODUCTS)
 @pytest.mark.parametrize("shape", ["70x130x9", "7x5x3:tt", "1x90x4:nt"])
 @pytest.mark.parametrize("thorough", [False, True])
 def test_right_answers_pass(dtype: str, shape: str, thorough: bool) -> None:
-    operands = make_operands(parse_row(shape), ELEMENTS[dtype])
+    operands = make_operands(parse_row(shape), PRODUCTS[dtype].stored)
     assert fault(operands, thorough=thorough) is not None  # nothing was computed yet
     _Exact().make(operands, PLAIN).contender.run(1)
     assert fault(operands, thorough=thorough) is None
@@ -117,6 +149,18 @@ def test_a_wrong_element_is_found_anywhere() -> None:
     _Exact().make(operands, PLAIN).contender.run(1)
     operands.c[101, 103] += 1e-3
     assert "1 of 60000" in str(fault(operands, thorough=True))
+    operands = make_operands(Row(20, 30, 5), PRODUCTS["s8s8"])
+    _Exact().make(operands, PLAIN).contender.run(1)
+    operands.c[11, 13] += 1
+    assert "1 of 600" in str(fault(operands, thorough=True))
+
+
+def test_a_narrow_result_may_be_rounded_once_and_not_more() -> None:
+    operands = make_operands(Row(20, 30, 50), PRODUCTS["bf16"].stored)
+    _Exact().make(operands, PLAIN).contender.run(1)
+    largest = np.unravel_index(np.abs(operands.c).astype(np.float32).argmax(), operands.c.shape)
+    operands.c[largest] *= 1.02
+    assert "1 of 600" in str(fault(operands, thorough=True))
 
 
 def test_writes_outside_the_result_are_found() -> None:
@@ -217,7 +261,7 @@ def test_peers_called_natively_are_right(shape: str, dtype: str) -> None:
     for engine in (NumpyEngine(), LibxsmmEngine()):
         if not engine.availability().present:
             continue
-        operands = make_operands(parse_row(shape), ELEMENTS[dtype])
+        operands = make_operands(parse_row(shape), PRODUCTS[dtype])
         try:
             made = engine.make(operands, PLAIN)
         except Unable as error:

@@ -14,23 +14,31 @@ import pytest
 
 from nkdsl.bench import machine, micro, ours, peers
 from nkdsl.bench.jit import LLVM_NAMES, JitFunction, compile_ir
-from nkdsl.bench.micro import CHOSEN, GROUPS, PLAIN, Group, MicroOptions, run_micro
+from nkdsl.bench.micro import CHOSEN, GROUPS, NARROW, PLAIN, Group, MicroOptions, run_micro
 from nkdsl.bench.page import MissingExtra, plain_grid
+from nkdsl.bench.peak import Peak, target_peak
 from nkdsl.bench.peers import Availability, Unable
-from nkdsl.bench.problem import ELEMENTS, Problem, Row, make_problem, parse_row
+from nkdsl.bench.problem import PRODUCTS, Problem, Row, Types, make_problem, parse_row
 from nkdsl.bench.report import SCHEMA, Report
 from nkdsl.bench.timing import NativeContender
 from nkdsl.bench.worker import Worker, WorkerDied
 from nkdsl.cli.main import main
 from nkdsl.errors import InvalidInput
+from nkdsl.frontend import load, make_context
 from nkdsl.targets import can_run, get_target
+from nkdsl.types import ElementType
 
 SHORT_NS = 20_000
+ELEMENT = PRODUCTS["f32"].lhs
 
 
-def _naive(row: Row, element: str, wrong: bool = False) -> JitFunction:
-    """C += op(A)·op(B) as four nested loops, batch and k innermost."""
-    llvm, op = LLVM_NAMES[element], "fsub" if wrong else "fadd"
+def _naive(row: Row, types: Types, wrong: bool = False) -> JitFunction:
+    """C += op(A)·op(B) as four nested loops, batch and k innermost; B as it is packed."""
+    lhs, rhs, llvm = (LLVM_NAMES[each.name] for each in (types.lhs, types.rhs, types.out))
+    integer, group = types.out.is_integer, types.group
+    multiply, add = ("mul", "add") if integer else ("fmul", "fadd")
+    op = add.replace("add", "sub") if wrong else add
+    widen_a, widen_b = (_widen(each, types.out) for each in (types.lhs, types.rhs))
     a = (1, row.m) if row.transpose_a else (row.k, 1)
     b = (1, row.k) if row.transpose_b else (row.n, 1)
     total = row.m * row.n * row.k * row.batch
@@ -52,20 +60,25 @@ body:
   %a2 = mul i64 %k, {a[1]}
   %a3 = add i64 %a0, %a1
   %a4 = add i64 %a3, %a2
-  %b0 = mul i64 %g, {row.k * row.n}
-  %b1 = mul i64 %k, {b[0]}
-  %b2 = mul i64 %j, {b[1]}
+  %b0 = mul i64 %g, {-(-row.k // group) * group * row.n}
+  %kg = udiv i64 %k, {group}
+  %kr = urem i64 %k, {group}
+  %b1 = mul i64 %kg, {b[0] * group}
+  %b2 = mul i64 %j, {b[1] * group}
   %b3 = add i64 %b0, %b1
-  %b4 = add i64 %b3, %b2
+  %b5 = add i64 %b3, %b2
+  %b4 = add i64 %b5, %kr
   %c1 = mul i64 %i, {row.n}
   %c2 = add i64 %c1, %j
-  %pa = getelementptr {llvm}, ptr %a, i64 %a4
-  %pb = getelementptr {llvm}, ptr %b, i64 %b4
+  %pa = getelementptr {lhs}, ptr %a, i64 %a4
+  %pb = getelementptr {rhs}, ptr %b, i64 %b4
   %pc = getelementptr {llvm}, ptr %c, i64 %c2
-  %va = load {llvm}, ptr %pa
-  %vb = load {llvm}, ptr %pb
+  %na = load {lhs}, ptr %pa
+  %nb = load {rhs}, ptr %pb
+  %va = {widen_a} {lhs} %na to {llvm}
+  %vb = {widen_b} {rhs} %nb to {llvm}
   %vc = load {llvm}, ptr %pc
-  %p = fmul {llvm} %va, %vb
+  %p = {multiply} {llvm} %va, %vb
   %s = {op} {llvm} %vc, %p
   store {llvm} %s, ptr %pc
   %next = add i64 %x, 1
@@ -77,6 +90,15 @@ exit:
 """,
         "naive",
     )
+
+
+def _widen(narrow: ElementType, wide: ElementType) -> str:
+    """The LLVM instruction that does."""
+    if narrow == wide:
+        return "bitcast"
+    if not wide.is_integer:
+        return "fpext"
+    return "zext" if narrow.is_unsigned else "sext"
 
 
 @dataclass(frozen=True)
@@ -107,7 +129,7 @@ class _FakePeer:
     def contender(self, problem: Problem) -> NativeContender:
         if self.state == "unable":
             raise Unable("not on Sundays")
-        function = _naive(problem.row, problem.element.name, wrong=self.state == "wrong")
+        function = _naive(problem.row, problem.types, wrong=self.state == "wrong")
         flops = problem.row.flops
         made = NativeContender(
             self.name, function.address, problem.pointers, flops, "loops", (function, problem)
@@ -123,9 +145,9 @@ def fake_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the compiler; returns the list of texts that it was given."""
     texts: list[str] = []
     rows = {
-        ours.mlir_text(row, element): (row, element)
+        ours.mlir_text(row, name): (row, types)
         for row in (*TINY, *(row.plain for row in TINY))
-        for element in ELEMENTS
+        for name, types in PRODUCTS.items()
     }
 
     def compile_text(source: str, *, target: str) -> _Kernel:
@@ -172,6 +194,35 @@ def test_every_row_is_timed_beside_the_peak_and_names_the_kernel_that_ran(
         assert result.share is not None and result.share.median > 0
         assert rival.ratio is not None and rival.ratio.median > 0
     assert not report.failed
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "u8s8", "s8s8"])
+def test_narrow_types_are_timed_beside_their_own_peak(
+    monkeypatch: pytest.MonkeyPatch, fake_compiler: list[str], dtype: str
+) -> None:
+    monkeypatch.setattr(micro, "target_peak", lambda lhs, target, rhs: _any_peak())
+    cases = tuple((CHOSEN, row) for row in TINY if row == row.plain)
+    report = _run(monkeypatch, _FakePeer("rival"), dtypes=(dtype,), cases=cases)
+    assert [row.row.name for row in report.rows] == ["3x4x5", "3x4x5b2"]
+    assert {row.dtype for row in report.rows} == {dtype}
+    assert not report.failed and "wrong" not in report.table()
+
+
+def _any_peak() -> Peak:
+    return target_peak(ELEMENT, get_target("host"))
+
+
+def test_narrow_types_take_only_some_rows_of_the_suite(
+    monkeypatch: pytest.MonkeyPatch, fake_compiler: list[str]
+) -> None:
+    monkeypatch.setitem(GROUPS, "tiny", Group((TINY[0], TINY[1])))
+    monkeypatch.setattr(micro, "NARROW", (TINY[1],))
+    monkeypatch.setattr(micro, "target_peak", lambda lhs, target, rhs: _any_peak())
+    cases = tuple(("tiny", row) for row in GROUPS["tiny"].rows)
+    report = _run(monkeypatch, dtypes=("f32", "bf16"), cases=cases)
+    taken = [(row.row.name, row.dtype) for row in report.rows]
+    assert taken == [("3x4x5", "f32"), ("3x4x5b2", "f32"), ("3x4x5b2", "bf16")]
+    assert all(any(row in group.rows for group in GROUPS.values()) for row in NARROW)
 
 
 def test_transposed_rows_are_compared_with_the_plain_product(
@@ -278,7 +329,7 @@ def test_a_peer_that_is_wrong_or_unable_is_reported_and_not_timed(
 
 
 def test_a_wrong_kernel_of_ours_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = _Kernel(_naive(TINY[0], "f32", wrong=True))
+    wrong = _Kernel(_naive(TINY[0], PRODUCTS["f32"], wrong=True))
     monkeypatch.setattr(ours, "_compiler", lambda: lambda source, target: wrong)
     report = _run(monkeypatch, cases=((CHOSEN, TINY[0]),))
     assert report.failed
@@ -333,9 +384,9 @@ def test_the_command_line_reads_groups_shapes_types_and_peers() -> None:
     parser = argparse.ArgumentParser()
     micro.add_arguments(parser)
     args = parser.parse_args(
-        ["--dtype", "f32,f64", "--shapes", "transposed,3x4x5", "--peers", "libxsmm"]
+        ["--dtype", "f32,s8", "--shapes", "transposed,3x4x5", "--peers", "libxsmm"]
     )
-    assert args.dtype == ("f32", "f64") and args.peers == ("libxsmm",)
+    assert args.dtype == ("f32", "s8s8") and args.peers == ("libxsmm",)
     assert [group for group, _ in args.shapes] == ["transposed", "transposed", CHOSEN]
     assert len(parser.parse_args([]).shapes) == sum(len(group.rows) for group in GROUPS.values())
 
@@ -366,6 +417,23 @@ def test_the_text_given_to_the_compiler_is_valid_mlir(row: Row) -> None:
     Parser(context, ours.mlir_text(row, "f32")).parse_module().verify()
 
 
+@pytest.mark.parametrize("shape", ["3x4x5", "3x4x5b2", "33x47x65"])
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("bf16", ("floordiv 2, n, k", "x2xbf16>", "xf32>)")),
+        ("u8s8", ("floordiv 4, n, k", "x4xi8>) unsigned lhs outs", "xi32>)")),
+        ("s8s8", ("floordiv 4, n, k", "x4xi8>) outs", "xi32>)")),
+    ],
+)
+def test_the_text_of_narrow_types_says_how_b_is_packed(
+    shape: str, dtype: str, words: tuple[str, ...]
+) -> None:
+    text = ours.mlir_text(parse_row(shape), dtype)
+    load(text, make_context()).verify()
+    assert all(word in text for word in words)
+
+
 def test_libxsmm_says_how_to_get_it_when_there_is_no_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -376,29 +444,48 @@ def test_libxsmm_says_how_to_get_it_when_there_is_no_compiler(
 
 
 @pytest.mark.parametrize("name", ["libxsmm", "numpy"])
-@pytest.mark.parametrize("element", ELEMENTS)
-def test_in_process_peers_solve_plain_ragged_and_batched_rows(name: str, element: str) -> None:
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_in_process_peers_solve_plain_ragged_and_batched_rows(name: str, dtype: str) -> None:
     peer = peers.PEERS[name]()
     found = peer.availability()
     if not found.present:
         pytest.skip(found.detail)
     for text in ("16x16x16", "5x7x9", "7x1x9", "1x7x9", "4x8x4b3"):
-        problem = make_problem(parse_row(text), ELEMENTS[element])
+        problem = make_problem(parse_row(text), PRODUCTS[dtype])
         assert peer.contender(problem).flops == problem.row.flops  # checked by the peer
     peer.close()
+
+
+@pytest.mark.isa("avx512bf16", "avx512vnni")
+@pytest.mark.parametrize("dtype", ["bf16", "u8s8"])
+@pytest.mark.parametrize("shape", ["16x16x16", "16x32x64b3", "33x47x65", "17x31x63b2"])
+def test_libxsmm_takes_packed_operands_and_whole_groups_of_k(shape: str, dtype: str) -> None:
+    peer = peers.PEERS["libxsmm"]()
+    found = peer.availability()
+    if not found.present:
+        pytest.skip(found.detail)
+    problem = make_problem(parse_row(shape), PRODUCTS[dtype])
+    contender = peer.contender(problem)  # checked by the peer
+    odd = problem.row.k % problem.types.group > 0
+    assert ("A copied beforehand into rows of" in contender.detail) == odd
+
+
+def test_blas_has_no_narrow_types() -> None:
+    for name in ("numpy", "openblas"):
+        with pytest.raises(Unable, match="BLAS multiplies f32 and f64 only"):
+            peers.PEERS[name]().contender(make_problem(TINY[0], PRODUCTS["bf16"]))
 
 
 def test_numpy_is_timed_through_matmul_where_its_blas_is_hidden() -> None:
     peer = peers.PEERS["numpy"]()  # not asked for its availability: no BLAS was looked for
     for row in TINY:
-        problem = make_problem(row, ELEMENTS["f64"])
+        problem = make_problem(row, PRODUCTS["f64"])
         assert "np.matmul" in peer.contender(problem).detail
 
 
 def test_a_worker_serves_a_peer_and_reports_its_death() -> None:
     worker = Worker("numpy", {})
-    element = ELEMENTS["f32"]
-    contender = worker.prepare(parse_row("5x7x9"), element, "remote")
+    contender = worker.prepare(parse_row("5x7x9"), PRODUCTS["f32"], "remote")
     assert contender.name == "remote" and contender.flops == 2 * 5 * 7 * 9
     assert contender.run(3).wall_ns > 0
     with pytest.raises(Unable, match="cannot dance now"):

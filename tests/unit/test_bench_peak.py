@@ -8,56 +8,96 @@ import pytest
 
 from nkdsl.bench import peak as peak_module
 from nkdsl.bench.jit import Cpu
-from nkdsl.bench.peak import Peak, compile_peak, loop_body, target_peak
-from nkdsl.bench.problem import ELEMENTS
+from nkdsl.bench.peak import LOOPS, Peak, compile_peak, loop_body, target_peak
 from nkdsl.bench.timing import take_turns
 from nkdsl.errors import Unsupported
-from nkdsl.targets import get_target
+from nkdsl.targets import Instruction, get_target
+from nkdsl.types import element_type
 
 AVX512, AVX2 = Cpu("x86-64-v4"), Cpu("x86-64-v3")
+
+
+def _entry(mnemonic: str, operand: str, lanes: int, k: int = 1) -> Instruction:
+    """An instruction as a table has it, as far as a loop needs."""
+    return Instruction(
+        name=f"{mnemonic}.{operand}x{lanes}",
+        operand=operand,
+        accumulator=element_type(operand).accumulator.name,
+        lanes=lanes,
+        k=k,
+        latency=4,
+        per_cycle=2.0,
+        upstream="",
+        mnemonic=mnemonic,
+        semantics=lambda acc, lhs, rhs: acc,
+    )
+
+
+F32, F64 = _entry("vfmadd", "f32", 16), _entry("vfmadd", "f64", 8)
+F32_AVX2, F64_AVX2 = _entry("vfmadd", "f32", 8), _entry("vfmadd", "f64", 4)
 
 x86 = pytest.mark.isa("sse2")  # LLVM generates for the host's architecture only
 
 
 @x86
-@pytest.mark.parametrize("name", ELEMENTS)
-@pytest.mark.parametrize(("cpu", "bits", "register"), [(AVX512, 512, "zmm"), (AVX2, 256, "ymm")])
-def test_the_loop_holds_exactly_the_fmas_that_are_counted(
-    name: str, cpu: Cpu, bits: int, register: str
+@pytest.mark.parametrize(
+    ("entry", "cpu", "register"),
+    [
+        (F32, AVX512, "zmm"),
+        (F64, AVX512, "zmm"),
+        (F32_AVX2, AVX2, "ymm"),
+        (F64_AVX2, AVX2, "ymm"),
+        (_entry("vfmadd", "bf16", 16), AVX512, "zmm"),
+        (_entry("vdpbf16ps", "bf16", 16, 2), Cpu("znver4"), "zmm"),
+        (_entry("vdpbf16ps", "bf16", 8, 2), Cpu("znver4"), "ymm"),
+        (_entry("vpdpbusd", "u8", 16, 4), Cpu("znver4"), "zmm"),
+        (_entry("vpdpwssd", "s8", 16, 2), Cpu("znver4"), "zmm"),
+        (_entry("vpmaddwd", "s8", 16, 2), AVX512, "zmm"),
+        (_entry("vpmaddwd", "s8", 8, 2), AVX2, "ymm"),
+    ],
+)
+def test_the_loop_holds_exactly_the_instructions_that_are_counted(
+    entry: Instruction, cpu: Cpu, register: str
 ) -> None:
-    peak = compile_peak(ELEMENTS[name], bits, cpu)
-    fmas = [line for line in peak.loop() if "vfmadd" in line]
+    peak = compile_peak(entry, cpu)
     assert peak.faults() == ()
-    assert len(fmas) == peak.fmas
-    assert all(line.count(register) == 3 for line in fmas)
+    written = [line for line in peak.loop() if entry.mnemonic in line]
+    assert len(written) == peak.count
+    assert all(line.count(register) == 3 for line in written)
     assert not any("(" in line for line in peak.loop()), "a memory operand"
 
 
 @x86
-def test_flops_count_two_for_each_lane_of_each_fma() -> None:
-    peak = compile_peak(ELEMENTS["f64"], 512, AVX512)
-    assert peak.instruction == "fma.f64x8"
-    assert peak.flops % (2 * 8 * peak.fmas) == 0
+@pytest.mark.parametrize("entry", [F32, F64, _entry("vdpbf16ps", "bf16", 16, 2)])
+def test_flops_count_two_for_each_product_of_each_instruction(entry: Instruction) -> None:
+    peak = compile_peak(entry, Cpu("znver4"))
+    assert peak.instruction == entry.name
+    assert peak.flops % (2 * entry.lanes * entry.k * peak.count) == 0
 
 
 @x86
 def test_a_loop_that_a_cpu_must_split_is_found_unfit() -> None:
-    peak = compile_peak(ELEMENTS["f32"], 512, AVX2)
-    assert any("registers other than 512" in fault or "FMAs" in fault for fault in peak.faults())
+    peak = compile_peak(F32, AVX2)
+    assert any("registers other than 512" in x or "in the loop instead" in x for x in peak.faults())
 
 
 @x86
 def test_a_spill_inside_the_loop_is_found() -> None:
-    peak = compile_peak(ELEMENTS["f32"], 256, AVX2)
+    peak = compile_peak(F32_AVX2, AVX2)
     spilling = peak.function.assembly.replace("\tcmpq", "\tvmovaps\t%ymm0, 8(%rsp)\n\tcmpq")
     spoiled: Peak = replace(peak, function=replace(peak.function, assembly=spilling))
     assert any("memory access" in fault for fault in spoiled.faults())
 
 
+def test_an_instruction_without_a_loop_is_refused() -> None:
+    with pytest.raises(Unsupported, match=f"known are: {', '.join(LOOPS)}"):
+        compile_peak(_entry("abacus", "f32", 16))
+
+
 def test_a_target_wider_than_this_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_module, "can_run", lambda target: "target 'znver5' needs gfni")
     with pytest.raises(Unsupported, match="nothing can be timed here: target 'znver5' needs gfni"):
-        target_peak(ELEMENTS["f32"], get_target("znver5"))
+        target_peak(element_type("f32"), get_target("znver5"))
 
 
 def test_the_loop_body_ends_at_the_backward_branch() -> None:
@@ -68,7 +108,7 @@ def test_the_loop_body_ends_at_the_backward_branch() -> None:
 
 def test_the_host_has_a_peak_and_it_can_be_timed() -> None:
     target = get_target("host")
-    peak = target_peak(ELEMENTS["f32"], target)
+    peak = target_peak(element_type("f32"), target)
     assert peak.instruction in {instruction.name for instruction in target.instructions}
     timings = take_turns([peak.contender()], rounds=2, sample_ns=20_000)
     assert timings.gflops("peak").median > 0

@@ -1,12 +1,14 @@
 """The results section of README is made from reports alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nkdsl.bench.readme import BEGIN, END, update
+from nkdsl.bench.gemm_report import SCHEMA
+from nkdsl.bench.readme import BEGIN, END, MARKERS, update
 from nkdsl.errors import InvalidInput
 
 
@@ -53,3 +55,48 @@ def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
     readme.write_text("no markers")
     with pytest.raises(InvalidInput, match="bench:begin"):
         update(readme, [])
+
+
+def _gemm_report(command: str, dtypes: tuple[str, ...], shape: str) -> dict[str, Any]:
+    spread = {"p25": 0.9, "median": 0.985, "p75": 1.0}
+    ours = {"name": "ours", "gflops": spread, "share": spread, "ratio": None}
+    row = {"set": "squares", "shape": shape, "threads": 1, "best_peer": "mkl", "ratio": spread}
+    summary = {"set": "squares", "threads": 1, "share": 0.9, "least_share": 0.8, "ratio": 1.1}
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "cpu": "a processor",
+        "table": "znver5",
+        "peers": [{"name": name, "present": True} for name in ("mkl", "torch")],
+        "rows": [
+            row | {"dtype": dtype, "contenders": [ours, ours | {"name": peer, "ratio": spread}]}
+            for dtype, peer in zip(dtypes, ("mkl", "torch"), strict=False)
+        ],
+        "summary": [
+            summary | {"dtype": dtype, "least_ratio": 1.0, "won": 1, "rows": 1} for dtype in dtypes
+        ],
+    }
+
+
+def test_suites_of_one_schema_have_tables_of_their_own(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "\n".join(f"{begin}\nold {name}\n{end}" for name, (begin, end) in MARKERS.items())
+    )
+    reports = {
+        "gemm-s8": _gemm_report("nkdsl bench gemm --dtype s8,u8s8", ("s8s8", "u8s8"), "64x64x64"),
+        "mlp": _gemm_report("nkdsl bench mlp", ("bf16",), "256:1024x1024:relu"),
+    }
+    for name, report in reports.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    update(readme, [tmp_path / f"{name}.json" for name in reports])
+    text = readme.read_text()
+    between = {
+        name: text.partition(begin)[2].partition(end)[0] for name, (begin, end) in MARKERS.items()
+    }
+    assert "old micro" in between["micro"]
+    assert re.findall(r"\*\*(\w+)\*\* on", between["gemm"]) == ["s8s8", "u8s8"]
+    assert between["gemm"].count("1 of 1") == between["gemm"].count("| 64x64x64 |") == 2
+    assert between["gemm"].count("× torch") == 1  # of the type that it took part in
+    assert "whole networks" in between["mlp"] and "256:1024x1024:relu" in between["mlp"]
+    assert "gemm-s8.png" in between["gemm"] and "mlp.png" in between["mlp"]

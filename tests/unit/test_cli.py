@@ -46,6 +46,57 @@ func.func @chain(%a: memref<8x8xf64>, %b: memref<8x8xf64>, %t: memref<8x8xf64>,
 }
 """
 
+LAYERS = """
+func.func @layers(%x: memref<5x24xbf16>, %w: memref<24x24xbf16>, %b: memref<24xbf16>,
+                  %t: memref<5x24xbf16>, %y: memref<5x24xbf16>) {
+  nanokernel.gemm ins(%x[m, k], %w[k, n] : memref<5x24xbf16>, memref<24x24xbf16>)
+      outs(%t[m, n] : memref<5x24xbf16>) from zero epilogue(%b[n] : memref<24xbf16>) {
+  ^bb0(%sum: f32, %bias: bf16):
+    %wide = arith.extf %bias : bf16 to f32
+    %biased = arith.addf %sum, %wide : f32
+    %zero = arith.constant 0.0 : f32
+    %relu = arith.maximumf %biased, %zero : f32
+    %rounded = arith.truncf %relu : f32 to bf16
+    nanokernel.yield %rounded : bf16
+  }
+  nanokernel.gemm ins(%t[m, k], %w[n, k] : memref<5x24xbf16>, memref<24x24xbf16>)
+      outs(%y[m, n] : memref<5x24xbf16>)
+  return
+}
+"""
+
+SIGMOID = """
+func.func @sigmoid(%a: memref<6x8xf32>, %b: memref<8x16xf32>, %c: memref<6x16xf32>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<6x8xf32>, memref<8x16xf32>)
+      outs(%c[m, n] : memref<6x16xf32>) from zero epilogue {
+  ^bb0(%sum: f32):
+    %minus = arith.negf %sum : f32
+    %power = math.exp %minus : f32
+    %one = arith.constant 1.0 : f32
+    %below = arith.addf %one, %power : f32
+    %result = arith.divf %one, %below : f32
+    nanokernel.yield %result : f32
+  }
+  return
+}
+"""
+
+QUANTIZED = """
+func.func @quantized(%a: memref<7x33xi8>, %b: memref<33x20xi8>, %scale: f32,
+                     %c: memref<7x20xi8>) {
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<7x33xi8>, memref<33x20xi8>) unsigned lhs
+      outs(%c[m, n] : memref<7x20xi8>) from zero epilogue {
+  ^bb0(%sum: i32):
+    %real = arith.sitofp %sum : i32 to f32
+    %small = arith.constant 0.0001 : f32
+    %scaled = arith.mulf %real, %small : f32
+    %result = arith.fptosi %scaled : f32 to i8
+    nanokernel.yield %result : i8
+  }
+  return
+}
+"""
+
 
 @pytest.fixture
 def product(tmp_path: Path) -> str:
@@ -195,6 +246,27 @@ def test_a_header_of_run_time_sizes_has_their_type(tmp_path):
 
 
 @needs_mlir
+def test_a_header_says_which_integers_have_no_sign(tmp_path):
+    header = tmp_path / "u8s8.h"
+    file = str(EXAMPLES / "matmul_u8s8.mlir")
+    given = ["--target", "znver5", "--header", str(header), "-o", str(tmp_path / "u8s8.s")]
+    assert main(["compile", file, *given]) == 0
+    text = header.read_text()
+    assert "#include <stdint.h>" in text
+    assert "void matmul(const uint8_t *a, const int8_t *b, int32_t *c, void *workspace);" in text
+
+
+@needs_mlir
+@pytest.mark.parametrize("kind", ["mlir", "llvm", "asm", "obj", "so"])
+def test_a_program_on_tensors_compiles_to_every_kind_of_code(kind, tmp_path):
+    out = tmp_path / "mlp"
+    file = str(EXAMPLES / "mlp_bf16.mlir")
+    given = ["--target", "sapphirerapids", f"--emit={kind}", "-o", str(out)]
+    assert main(["compile", file, *given]) == 0
+    assert b"mlp" in out.read_bytes()
+
+
+@needs_mlir
 def test_run_takes_programs_of_several_products(tmp_path, capsys):
     path = tmp_path / "chain.mlir"
     path.write_text(TWO_PRODUCTS)
@@ -221,6 +293,52 @@ def test_run_exposes_a_kernel_that_computes_something_else(product, capsys, monk
     captured = capsys.readouterr()
     assert "error: wrong answer: " in captured.err
     assert "agree" not in captured.out
+
+
+@needs_mlir
+def test_run_checks_layers_with_epilogues_in_low_precision_on_small_integers_too(tmp_path, capsys):
+    path = tmp_path / "layers.mlir"
+    path.write_text(LAYERS)
+    assert main(["run", str(path), "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"240 elements agree with numpy; .* small integers come out exactly", out)
+    assert re.search(r"numpy .* in float32, the products alone; nkdsl runs", out)
+
+
+@needs_mlir
+def test_run_exposes_a_rounding_that_the_bound_of_layers_would_hide(tmp_path, capsys, monkeypatch):
+    from nkdsl.runtime.kernel import Kernel
+
+    path = tmp_path / "layers.mlir"
+    path.write_text(LAYERS)
+    call = Kernel.__call__
+
+    def off_by_a_little(self, *arrays):
+        call(self, *arrays)
+        arrays[-1][...] *= 1.01
+
+    monkeypatch.setattr(Kernel, "__call__", off_by_a_little)
+    assert main(["run", str(path), "--rounds", "0"]) == 1
+    assert "of 120 elements of 'y' are off (shape 5x24)" in capsys.readouterr().err
+
+
+@needs_mlir
+def test_run_compares_integers_that_were_cut_from_floats(tmp_path, capsys):
+    path = tmp_path / "quantized.mlir"
+    path.write_text(QUANTIZED)
+    assert main(["run", str(path), "--rounds", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "void quantized(const uint8_t *a, const int8_t *b, float scale, int8_t *c" in out
+    assert "140 elements agree with numpy" in out
+
+
+@needs_mlir
+def test_run_gives_no_verdict_where_no_bound_is_known(tmp_path, capsys):
+    path = tmp_path / "sigmoid.mlir"
+    path.write_text(SIGMOID)
+    assert main(["run", str(path), "--rounds", "0"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"check +largest error \d.* of numpy's largest result; .*'arith.divf'", out)
 
 
 # -------------------------------------------------------------------------- doctor, targets

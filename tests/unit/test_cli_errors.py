@@ -16,16 +16,17 @@ MISMATCHED = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace(
     "%b: memref<8x8", "%b: memref<9x8"
 ).replace(", memref<8x8xf32>) outs", ", memref<9x8xf32>) outs")
 NO_PRODUCT = f"""{HEADER}
-  linalg.generic {{indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>],
-                  iterator_types = ["parallel", "parallel"]}}
+  linalg.generic {{indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (0, j)>],
+                  iterator_types = ["reduction", "parallel"]}}
       ins(%a : memref<8x8xf32>) outs(%c : memref<8x8xf32>) {{
   ^bb0(%x: f32, %y: f32):
-    linalg.yield %x : f32
+    %sum = arith.addf %y, %x : f32
+    linalg.yield %sum : f32
   }}
   return
 }}
 """
-HALF = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("f32", "f16")
+SHORT = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("f32", "i16")
 UNKNOWN = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("8x8xf32", "8x8xf32, strided<[?, ?]>")
 NAMED = f"{HEADER}  {MATMUL}\n  return\n}}\n".replace("8x8", "2x8x8").replace(
     "matmul", "batch_matmul"
@@ -36,7 +37,7 @@ BAD_PROGRAMS = {
     "broken text": (BROKEN, "program.mlir:2:24: Expected ':'"),
     "sizes that contradict": (MISMATCHED, "program.mlir:2:3: linalg.matmul: "),
     "an operation that is no product": (NO_PRODUCT, "program.mlir:3:3: linalg.generic"),
-    "an unknown element type": (HALF, "f16 is not supported; supported are: f32, f64"),
+    "an unknown element type": (SHORT, "i16 is not supported; supported are: f32, f64, bf16"),
     "a result of unknown strides": (UNKNOWN, "the result has stride 1 along neither"),
     "no function": ("builtin.module {}", "no function"),
 }
@@ -159,8 +160,9 @@ def test_explain_refuses_shapes_that_are_none(product, words, folder, capsys):
 
 
 def test_explain_refuses_unknown_element_types(folder, capsys):
-    message = failure(["explain", "4x5x6", "--dtype", "f16"], capsys)
-    assert "'f16' is not supported; supported are: f32, f64" in message
+    message = failure(["explain", "4x5x6", "--dtype", "i16"], capsys)
+    assert "'i16'" in message
+    assert "f32, f64, bf16" in message
 
 
 def test_a_fault_of_the_compiler_is_one_message_that_says_so(capsys, monkeypatch):

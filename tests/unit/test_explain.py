@@ -98,10 +98,85 @@ def test_the_options_change_the_product(capsys):
     assert re.search(r"^A +strides in elements: k 8, m 1$", out, re.M)
 
 
-def test_no_line_is_too_wide_for_a_terminal(capsys):
-    for shape in ("127x255x511", "1x1000x1000", "64x64x64b16"):
-        out = explained([shape, "--target", "x86-64-v3"], capsys)
+@pytest.mark.parametrize("target", ["x86-64-v3", "znver4"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "u8s8", "s8s8"])
+def test_no_line_is_too_wide_for_a_terminal(dtype, target, capsys):
+    shapes = ["127x255x511", "1x1000x1000", "64x64x64b16"]
+    # Where signs are flipped, there is one reduction.
+    for shape in shapes[: 2 if dtype == "s8s8" else 3]:
+        out = explained([shape, "--dtype", dtype, "--target", target], capsys)
         assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "instruction"),
+    [("bf16", 2, "dot.bf16x16"), ("u8s8", 4, "dot.u8s8x16"), ("s8s8", 4, "dot.s8s8x16")],
+)
+def test_groups_of_the_reduction_are_explained(dtype, size, instruction, capsys):
+    out = explained(["1024x1024x1023", "--dtype", dtype, "--target", "znver4"], capsys)
+    assert instruction in section(out, "plan")
+    groups = section(out, "groups")
+    assert f"of {size} k in each lane (VNNI): k = 1023 is {-(-1023 // size)} groups" in groups
+    assert "the last one filled up with 1 zero" in groups
+    assert "B: packed into panels of groups" in groups
+
+
+def test_flipped_signs_are_explained(capsys):
+    out = explained(["256x256x256", "--dtype", "s8s8", "--target", "znver4"], capsys)
+    assert "of A are flipped, s8 to u8" in section(out, "signs")
+    assert "sums start at -128 times those of B over k" in section(out, "signs")
+    for dtype in ("u8s8", "bf16"):
+        assert "signs" not in explained(["64x64x64", "--dtype", dtype, "--target=znver4"], capsys)
+
+
+def test_factors_that_are_extended_are_explained(capsys):
+    out = explained(["64x64x64", "--dtype", "f16", "--target", "x86-64-v3"], capsys)
+    assert "f16·f16 added up in f32" in out
+    assert "extended to f32" in section(out, "factors")
+    out = explained(["64x64x64", "--dtype", "u8s8", "--target", "x86-64-v3"], capsys)
+    assert "extended to i16" in section(out, "factors")
+    assert "1 product = " in section(out, "registers")
+
+
+def test_steps_are_counted_in_groups(capsys):
+    out = explained(["24x32x63", "--dtype", "u8s8", "--target", "znver4"], capsys)
+    assert "k: 16 steps of 4 elements" in section(out, "loops")
+
+
+EPILOGUE = """
+func.func @f(%a: memref<48x{k}xbf16>, %b: memref<{k}x64xbf16>, %c: memref<48x64xbf16>) {{
+  nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<48x{k}xbf16>, memref<{k}x64xbf16>)
+      outs(%c[m, n] : memref<48x64xbf16>) from zero{plan} epilogue {{
+  ^bb0(%sum: f32):
+    %zero = arith.constant 0.0 : f32
+    %relu = arith.maximumf %sum, %zero : f32
+    %rounded = arith.truncf %relu : f32 to bf16
+    nanokernel.yield %rounded : bf16
+  }}
+  return
+}}
+"""
+
+
+def test_an_epilogue_runs_while_blocks_are_stored(tmp_path, capsys):
+    path = tmp_path / "whole.mlir"
+    path.write_text(EPILOGUE.format(k=100, plan=""))
+    out = explained([str(path), "--target", "znver4"], capsys)
+    assert "bf16·bf16 added up in f32, stored as bf16" in out
+    assert "on registers, while a block is stored" in section(out, "epilogue")
+    assert "maximumf, truncf" in section(out, "epilogue")
+    assert "sums  " not in out
+
+
+def test_sums_of_a_reduction_in_parts_rest_in_the_workspace(tmp_path, capsys):
+    path = tmp_path / "cut.mlir"
+    plan = """ plan #nanokernel.plan<target = "znver4", instruction = "dot.bf16x16", block = 6x64,
+        k_unroll = 4, k_block = 256, resident = rhs, pack = rhs, m_block = 48, n_block = 64>"""
+    path.write_text(EPILOGUE.format(k=1024, plan=plan))
+    out = explained([str(path), "--target", "znver4"], capsys)
+    assert "in a loop over sums in the workspace" in section(out, "epilogue")
+    assert "a block of 48x64 in f32, 12 KiB of workspace, updated 4 times" in section(out, "sums")
+    assert "written once" in section(out, "result")
 
 
 def test_an_empty_product_is_explained_as_such(tmp_path, capsys):

@@ -55,7 +55,8 @@ def operands(kernel: nkdsl.Kernel) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     found = []
     for parameter in kernel.signature.parameters:
-        array = random.integers(-4, 5, parameter.shape).astype(parameter.element.dtype)
+        least = 0 if parameter.element.is_unsigned else -4
+        array = random.integers(least, 5, parameter.shape).astype(parameter.element.dtype)
         spread = max(s * n for s, n in zip(parameter.strides, parameter.shape, strict=True))
         memory = np.zeros(max(spread, 1), array.dtype)
         view = np.lib.stride_tricks.as_strided(memory, parameter.shape, parameter.byte_strides)
@@ -168,6 +169,161 @@ def test_alpha_and_beta(beta):
     c = np.full((21, 80), 5, np.float32)
     kernel(a, nkdsl.pack(b, like=kernel), c, 2.0, beta)
     assert (c == 2 * (a @ b) + beta * 5).all()
+
+
+# --------------------------------------------------------------------------------- low precision
+
+
+TARGETS = (TARGET, "znver4")
+"""One that extends bf16, and 8-bit integers to pairs, and one that multiplies groups of them."""
+
+NARROW = {
+    "bf16": ("bf16", "bf16", "bf16", "f32"),
+    "f16": ("f16", "f16", "f16", "f32"),
+    "u8s8": ("i8", "u8", "s8", "i32"),
+    "s8u8": ("i8", "s8", "u8", "i32"),
+    "s8s8": ("i8", "s8", "s8", "i32"),
+}
+"""Of each pair of factors: MLIR's type, those of the factors, and the result's."""
+
+
+def _runs(target: str) -> str:
+    """A target that this CPU can run."""
+    if obstacle := can_run(get_target(target)):
+        pytest.skip(obstacle)
+    return target
+
+
+@cache
+def narrow(types: str, n: int, k: int, index: str = "k, n", target: str = TARGET) -> nkdsl.Kernel:
+    element, lhs, rhs, out = NARROW[types]
+    unsigned = [role for role, name in (("lhs", lhs), ("rhs", rhs)) if name == "u8"]
+    shape = f"{k}x{n}" if index == "k, n" else f"{n}x{k}"
+    a, b, c = f"memref<{M}x{k}x{element}>", f"memref<{shape}x{element}>", f"memref<{M}x{n}x{out}>"
+    text = f"""
+    func.func @product(%a: {a}, %b: {b}, %c: {c}) {{
+      nanokernel.gemm ins(%a[m, k], %b[{index}] : {a}, {b})
+        {f"unsigned {unsigned[0]}" if unsigned else ""} outs(%c[m, n] : {c})
+      return
+    }}"""
+    return nkdsl.compile(text, target=target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("types", ["bf16", "f16", "u8s8", "s8u8"])
+@pytest.mark.parametrize(("n", "k"), [(48, 20), (RAGGED, 19), (1, 1)])
+def test_panels_of_low_precision(types, n, k, target):
+    check(narrow(types, n, k, target=_runs(target)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("types", ["bf16", "u8s8"])
+def test_the_left_factor_in_low_precision(types, target):
+    check(narrow(types, RAGGED, 19, target=_runs(target)), "lhs")
+
+
+@pytest.mark.parametrize("types", ["bf16", "u8s8"])
+def test_panels_of_transposed_weights(types):
+    factor = check(narrow(types, RAGGED, 19, "n, k"))
+    assert factor.shape == (RAGGED, 19) and factor.layout.cut == 0
+
+
+@pytest.mark.parametrize(("types", "size"), [("bf16", 2), ("u8s8", 4)])
+def test_panels_hold_groups_of_the_reduction(types, size):
+    kernel = narrow(types, RAGGED, 19, target=_runs("znver4"))
+    b = operands(kernel)[1]
+    b[...] = np.arange(b.size).reshape(b.shape) % 61 + 1
+    factor = nkdsl.pack(b, like=kernel)
+    count, steps, width, group = factor.panels.shape
+    assert (steps, group) == (-(-19 // size), size)
+    assert factor.nbytes == count * steps * width * size * b.itemsize
+    for k, n in ((0, 0), (3, min(width, RAGGED - 1)), (18, RAGGED - 1)):
+        assert factor.panels[n // width, k // size, n % width, k % size] == b[k, n]
+    filled = factor.panels[:, -1, :, 19 % size :]
+    assert filled.size and (filled == 0).all()
+    assert (factor.unpack() == b).all()
+    assert repr(factor) == (
+        f"<nkdsl.Packed 19x{RAGGED} {b.dtype} rhs, "
+        f"panels of {width} in groups of {size} for znver4>"
+    )
+    reader = kernel.packed(factor)
+    assert not packs(reader)
+    assert all(f"dot.{types}x16" in plan and "pack = none" in plan for plan in reader.plans)
+
+
+def test_signs_of_a_packed_factor_stay():
+    kernel = narrow("u8s8", RAGGED, 19)
+    reader = kernel.packed(check(kernel))
+    assert "const uint8_t *a, const int8_t *b" in reader.c_declaration
+
+
+def test_a_factor_whose_partner_is_flipped_can_not_be_packed():
+    kernel = narrow("s8s8", 48, 20, target=_runs("znver4"))
+    with pytest.raises(
+        Unsupported, match=r"both factors are int8, .* give the other factor as uint8"
+    ):
+        nkdsl.pack(operands(kernel)[1], like=kernel)
+    check(narrow("s8s8", 48, 20))  # AVX2 multiplies what is extended
+
+
+def test_groups_tell_layouts_apart():
+    kernel = narrow("bf16", RAGGED, 19, target=_runs("znver4"))
+    a, b, c = operands(kernel)
+    factor = changed(nkdsl.pack(b, like=kernel), group=4)
+    with pytest.raises(
+        InvalidInput, match="it has group size 4 instead of 2; pack the array again"
+    ):
+        kernel(a, factor, c)
+
+
+LAYER = """
+func.func @layer(%x: memref<21x37xbf16>, %w: memref<{n}x37xbf16>, %y: memref<21x{n}xbf16>,
+                 %bias: memref<{n}xf32>, %residual: memref<21x{n}xbf16>) {{
+  nanokernel.gemm ins(%x[m, k], %w[n, k] : memref<21x37xbf16>, memref<{n}x37xbf16>)
+      outs(%y[m, n] : memref<21x{n}xbf16>) from zero
+      epilogue(%bias[n], %residual[m, n] : memref<{n}xf32>, memref<21x{n}xbf16>) {{
+  ^bb0(%sum: f32, %b: f32, %r: bf16):
+    %wide = arith.extf %r : bf16 to f32
+    %biased = arith.addf %sum, %b : f32
+    %added = arith.addf %biased, %wide : f32
+    %zero = arith.constant 0.0 : f32
+    %relu = arith.maximumf %added, %zero : f32
+    %rounded = arith.truncf %relu : f32 to bf16
+    nanokernel.yield %rounded : bf16
+  }}
+  return
+}}"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("n", "operand"), [(RAGGED, "rhs"), (96, "rhs"), (200, "lhs")])
+def test_an_epilogue_after_a_packed_factor(n, operand, target):
+    check(nkdsl.compile(LAYER.format(n=n), target=_runs(target)), operand)
+
+
+def test_a_layer_on_tensors():
+    text = """
+    func.func @layer(%x: tensor<8x40xbf16>, %w: tensor<70x40xbf16>) -> tensor<8x70xbf16> {
+      %zero = arith.constant 0.0 : bf16
+      %start = arith.constant 0.0 : f32
+      %weights = tensor.empty() : tensor<40x70xbf16>
+      %t = linalg.transpose ins(%w : tensor<70x40xbf16>)
+          outs(%weights : tensor<40x70xbf16>) permutation = [1, 0]
+      %sums = tensor.empty() : tensor<8x70xf32>
+      %first = linalg.fill ins(%start : f32) outs(%sums : tensor<8x70xf32>) -> tensor<8x70xf32>
+      %p = linalg.matmul ins(%x, %t : tensor<8x40xbf16>, tensor<40x70xbf16>)
+          outs(%first : tensor<8x70xf32>) -> tensor<8x70xf32>
+      %layer = tensor.empty() : tensor<8x70xbf16>
+      %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>,
+          affine_map<(m, n) -> (m, n)>], iterator_types = ["parallel", "parallel"]}
+          ins(%p : tensor<8x70xf32>) outs(%layer : tensor<8x70xbf16>) {
+      ^bb0(%sum: f32, %old: bf16):
+        %rounded = arith.truncf %sum : f32 to bf16
+        linalg.yield %rounded : bf16
+      } -> tensor<8x70xbf16>
+      return %y : tensor<8x70xbf16>
+    }"""
+    assert check(nkdsl.compile(text, target=TARGET)).shape == (70, 40)
 
 
 # --------------------------------------------------------------------------------- what it is
@@ -384,6 +540,7 @@ def changed(factor: nkdsl.Packed, **fields: Any) -> nkdsl.Packed:
 DIFFERENT: dict[str, dict[str, Any]] = {
     "target znver5 instead of x86-64-v3": {"target": "znver5"},
     "panel width 7 instead of": {"width": 7},
+    "group size 2 instead of 1": {"group": 2},
     r"shape \(19, 49\) instead of \(19, 48\)": {"shape": (19, 49)},
     "type float64 instead of float32": {"element": element_type("f64")},
     "reduction along dimension 1 instead of 0": {"cut": 0},
@@ -469,10 +626,11 @@ def test_every_width_is_right():
     kernel = compiled(n=RAGGED)
     a, b, _ = operands(kernel)
     product = packed._Product.read(kernel.variants._source, "product", "rhs")
-    widths = product.widths(kernel.target)
+    (instruction,) = product.instructions(kernel.target)
+    widths = product.widths(kernel.target, instruction)
     assert len(widths) > 1
     for width in widths:
-        variant = product.variant(width, kernel.target, 1)
+        variant = product.variant(width, kernel.target, instruction, 1)
         if variant is None:
             continue
         gemms = [op for op in variant.module.walk() if isinstance(op, GemmOp)]

@@ -300,7 +300,7 @@ def written(**entries: object) -> PlanAttr:
         (written(lanes="m", block=(16, 8)), "lanes = m, pack = none does not fit"),
         (written(lanes="k", block=(4, 4)), "possible are lanes = n, pack = none"),
         (written(pack="rhs"), "lanes = n, pack = rhs does not fit the operands' layouts"),
-        (written(instruction="fma.f64x8"), "multiplies f64 into f64, but the product is f32"),
+        (written(instruction="fma.f64x8"), "multiplies f64 and f64, but the product is one of f32"),
         (written(instruction="dot.i8x64"), "has no instruction 'dot.i8x64'"),
     ],
 )

@@ -638,8 +638,7 @@ class GemmOp(IRDLOperation):
     """A whole product: `out = epilogue(out + sum over k of lhs * rhs)`.
 
     Products are added up in a type that is wide enough: f32 for factors of bf16 and f16, i32 for
-    those of i8, else their own. With `start %sums` row m, or column n, of them starts at an element
-    of a vector along the lanes. Of the i8 factors those named by `unsigned`, `lhs`, `rhs` or
+    those of i8, else their own. Of the i8 factors those named by `unsigned`, `lhs`, `rhs` or
     `both`, hold numbers from 0 to 255. A result of a narrower floating-point type is rounded once,
     at the end.
 
@@ -662,6 +661,10 @@ class GemmOp(IRDLOperation):
       nanokernel.yield %relu : f32
     }
     ```
+
+    With `start %sums` those of a microkernel start at an element of a vector along the lanes, which
+    makes up for this: the highest bits of the factor that is broadcast are flipped, so that its
+    numbers have the other sign, and are 128 larger or smaller.
 
     With `keep %panel` a microkernel also copies the factor that it loads as registers, as
     `nanokernel.pack` would, for those that follow. With `pack %source into %panel` it also copies
@@ -1573,7 +1576,7 @@ class PrefetchOp(_BlockAccess):
 
     def verify_(self) -> None:
         """Refuse wrong tags and indices, and a memref of other elements."""
-        self._verify_block(self.block)
+        self._verify_block(self.block, converted=True)
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""

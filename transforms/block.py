@@ -295,7 +295,9 @@ class Blocker:
         """Elements of a cache block along m, n or k, whole registers of them; 0 for all."""
         plan = self.plan.plan
         block = {"m": plan.m_block, "n": plan.n_block, "k": plan.k_block}[kind].data
-        unit = {self.along: self.lanes, "k": self.group}.get(kind, 1)
+        if kind == "k":
+            return -(-block // self.group) * self.group
+        unit = self.lanes if kind == self.along else 1
         return max(block // unit, 1) * unit if block else 0
 
     # -------------------------------------------------------------------------------- loops
@@ -1259,7 +1261,8 @@ class Blocker:
                 tag: parts[tag] if tag != "_" else Part(index, self._known(1))
                 for tag, index in zip(tags, at, strict=True)
             }
-            found.append(self._without_outer(View(memory, tags), here, at))
+            view = View(memory, tags)
+            found.append(self._without_outer(view, here, at) if tags else view)
         return found
 
     def _without_outer(self, view: View, parts: dict[str, Part], at: Sequence[SSAValue]) -> View:
@@ -1273,14 +1276,15 @@ class Blocker:
         full = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, ones)
         strides = full.get_strides()
         assert strides is not None
-        kept = [d for d, tag in enumerate(view.tags) if tag != "_"]
+        # One dimension stays, so that the part says where it begins.
+        kept = [d for d, tag in enumerate(view.tags) if tag != "_"] or [len(sizes) - 1]
         type_ = MemRefType(
             full.element_type,
             [full.get_shape()[d] for d in kept],
             StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
         )
         op = memref.SubviewOp.get(view.memory, offsets, sizes, ones, type_)
-        return View(self.loops.insert(op).result, view.tags.replace("_", ""))
+        return View(self.loops.insert(op).result, view.tags.replace("_", "") or "_")
 
     def _vector_view(self, block: Part, k: Part, packed: Packed | None) -> View:
         """A register block of the vector factor."""
@@ -1373,6 +1377,9 @@ class Blocker:
     def _extra_type(self, view: View, shape: tuple[int, int], masked: bool) -> MemRefType:
         """What a microkernel takes for a further operand of the epilogue."""
         extents = {self.across: shape[0], self.along: DYNAMIC_INDEX if masked else shape[1]}
+        if not view.tags:
+            return view.type
+        extents["_"] = 1
         extents[START] = -(-shape[1] // self.lanes) * self.lanes
         strides = view.type.get_strides()
         assert strides is not None
@@ -1453,7 +1460,8 @@ class Blocker:
                     unsigned=None if self.op.unsigned is None else self.op.unsigned.data,
                     extras=others,
                     epilogue=epilogue,
-                    first=first,
+                    from_zero=self._is_settled and self.problem.from_zero,
+                    first=None if self._is_settled else first,
                     scale=(scale[0], scale[1]) if scale else None,
                     kept=kept,
                     packed=packed,
@@ -1481,6 +1489,14 @@ class Blocker:
     def _passed(self) -> tuple[SSAValue, ...]:
         """What microkernels are given of what the epilogue captured."""
         return () if self.scratch is not None else self.values.captured
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether it is known that all microkernels start from zero, or that none does.
+
+        Those that make results of sums see the whole reduction.
+        """
+        return self.problem.finishes and self.scratch is None and self.op.first is None
 
     def _epilogue(self, captured: Sequence[SSAValue]) -> Region | None:
         """A copy of the product's epilogue, with other values for those it captured."""
@@ -1529,6 +1545,8 @@ def _tags_map(tags: str, group: int) -> AffineMap:
     def index(tag: str) -> AffineExpr:
         if tag == "g":
             return AffineExpr.dimension(2) % group
+        if tag == "_":
+            return AffineExpr.constant(0)
         dim = AffineExpr.dimension("mnk".index(tag))
         return dim // group if tag == "k" and "g" in tags else dim
 

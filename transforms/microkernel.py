@@ -27,7 +27,7 @@ from collections.abc import Callable
 from xdsl.dialects import memref
 from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType
 from xdsl.ir import SSAValue
-from xdsl.ir.affine import AffineDimExpr, AffineMap
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.rewriter import InsertPoint
 
 from nkdsl.dialects.nanokernel import (
@@ -253,6 +253,8 @@ class Microkernel:
                 tags += "g" if group.within else "k"
             elif isinstance(result, AffineDimExpr):
                 tags += self.kinds[result.position]
+            elif result == AffineExpr.constant(0):
+                tags += "_"
             else:
                 raise Unsupported("a masked block is indexed by single iterators")
         return tags

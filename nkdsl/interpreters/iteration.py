@@ -18,6 +18,7 @@ import numpy as np
 from xdsl.ir.affine import AffineDimExpr, AffineMap
 from xdsl.utils.exceptions import InterpretationError
 
+from nkdsl.dialects.nanokernel import group_index
 from nkdsl.interpreters.buffer import Array, Buffer, Positions
 
 Steps = tuple[int, ...]
@@ -111,6 +112,13 @@ def _extents(maps: Sequence[AffineMap], operands: Sequence[Any]) -> tuple[int, .
                 raise InterpretationError(
                     f"iterator d{result.position} has extent {known} and {extent}"
                 )
+    for map_, operand in zip(maps, operands, strict=True):
+        shape = operand.shape if isinstance(operand, Buffer) else ()
+        for result, extent in zip(map_.results, shape, strict=True):
+            group = group_index(result)
+            if group is not None and not group.within:
+                # In groups everywhere: all of the last one counts.
+                extents.setdefault(group.position, extent * group.size)
     missing = [d for d in range(maps[0].num_dims) if d not in extents]
     if missing:
         raise InterpretationError(f"no operand gives the extent of iterator d{missing[0]}")

@@ -204,6 +204,7 @@ class NanokernelFunctions(InterpreterFunctions):
             for buffer, map_ in zip(args[:count], op.indexing_maps, strict=True)
         )
         scalars = list(args[count:])
+        start = scalars.pop() if op.start is not None else None
         if op.panel is not None:
             panel, source = scalars.pop(), scalars.pop()
             _keep(panel, 0, source.data[source.tile((0, 0), (0, 1), source.shape)])
@@ -211,6 +212,8 @@ class NanokernelFunctions(InterpreterFunctions):
             _keep_factor(op, args, scalars.pop())
         from_zero = scalars.pop(0) if op.first is not None else op.from_zero is not None
         total = _sum_of_products(op, space, lhs, rhs, out, from_zero=from_zero, scale=scalars)
+        if start is not None:
+            total = total + _start_of(op, space, out[0], start)
         if op.epilogue is not None:
             # Neither the sum nor the extras depend on k any more.
             further = (gather(*extra, _first(space)) for extra in extras)
@@ -465,10 +468,12 @@ def _sum_of_products(
 
     With a scale, (alpha, beta), `beta * out + alpha * sum`.
     """
-    factors = [
-        (_read(buffer, op.is_unsigned(role)), positions)
-        for role, (buffer, positions) in zip(("lhs", "rhs"), (lhs, rhs), strict=True)
-    ]
+    factors: list[tuple[Array, Positions]] = []
+    for role, (buffer, positions) in zip(("lhs", "rhs"), (lhs, rhs), strict=True):
+        data = _read(buffer, op.is_unsigned(role))
+        if op.start is not None and role == _broadcast(op):
+            data = (data ^ SIGN_BIT.astype(data.dtype)).view(_OTHER_SIGN[data.dtype.kind])
+        factors.append((data, positions))
     # A wider array than declared is a reference's: keep its digits.
     dtype = np.result_type(dtype_of(op.accumulator), *(data.dtype for data, _ in factors))
     total = np.zeros(space.parallel, dtype)
@@ -482,6 +487,27 @@ def _sum_of_products(
         return total
     alpha, beta = scale
     return _scaled(total, old, alpha, None if old is None else beta)
+
+
+_OTHER_SIGN = {"i": np.uint8, "u": np.int8}
+"""Integers of 8 bits, by the kind of those whose highest bit is flipped."""
+
+
+def _broadcast(op: nanokernel.GemmOp) -> str:
+    """The factor of a microkernel whose elements are broadcast."""
+    assert op.plan is not None
+    return "lhs" if op.plan.lanes.data == "n" else "rhs"
+
+
+def _start_of(op: nanokernel.GemmOp, space: Iteration, out: Buffer, start: Buffer) -> Array:
+    """What the sums of a microkernel start with: an element for each place along the lanes."""
+    assert op.plan is not None
+    along = [op.kinds[next(iter(r.used_dims()))] for r in op.indexing_maps[2].results]
+    extent = out.shape[along.index(op.plan.lanes.data)] if op.plan.lanes.data in along else 1
+    values = start.data[start.tile((0,), (0,), (extent,))]
+    kinds = [kind for kind in op.kinds if kind != "k"]
+    shape = [extent if kind == op.plan.lanes.data else 1 for kind in kinds]
+    return np.asarray(values.reshape(shape))
 
 
 def _read(buffer: Buffer, unsigned: bool) -> Array:

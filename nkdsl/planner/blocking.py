@@ -207,7 +207,10 @@ def _plans_apart(
     width, height = sizes[sides.along], sizes[sides.across]
     depth = base.k_block.data or problem.extent("k")
     room = OUTER_CACHE_SHARE * target.caches[1].size
-    pack = "both" if problem.is_scattered(sides.broadcast) else sides.vector
+    packed = [role for role in FACTORS if problem.is_scattered(role) or role == sides.vector]
+    if problem.operand_named(sides.vector).within is not None:
+        packed.remove(sides.vector)  # in groups already
+    pack = "both" if len(packed) == 2 else "".join(packed) or "none"
     for rows in SCRATCH_ROWS:
         across = _even(problem.extent(sides.across), max(rows, height), height)
         column = depth * problem.size + across * problem.accumulator.size

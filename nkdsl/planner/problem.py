@@ -21,7 +21,7 @@ from xdsl.ir.affine import AffineMap
 
 from nkdsl.dialects.nanokernel import GemmOp, group_index, iterator_names, linear_coefficients
 from nkdsl.errors import Unsupported
-from nkdsl.types import ElementType, element_type_of
+from nkdsl.types import ELEMENT_TYPES, ElementType, element_type_of
 
 Kind = Literal["b", "m", "n", "k"]
 Role = Literal["lhs", "rhs", "out"]
@@ -205,6 +205,11 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
             f"products of {left.name} and {right.name} are added up in {left.accumulator.name}, "
             f"which a result of {result.name} can't hold as it is; convert in an epilogue"
         )
+    if op.from_zero is None and result not in (left.accumulator, *_narrower(left.accumulator)):
+        raise Unsupported(
+            f"old results of {result.name} can't be added to sums of {left.accumulator.name}; "
+            "start from zero, and add them in the epilogue"
+        )
     inner = tuple(
         _inner(kind, op.kinds, sizes, {"lhs": lhs, "rhs": rhs, "out": out}) for kind in "mnk"
     )
@@ -222,6 +227,13 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
         inner=(inner[0], inner[1], inner[2]),
         finishes=op.epilogue is not None or result != left.accumulator,
     )
+
+
+def _narrower(sums: ElementType) -> tuple[ElementType, ...]:
+    """The types of old results that are extended to sums."""
+    if sums.is_integer:
+        return ()
+    return tuple(t for t in ELEMENT_TYPES if not t.is_integer and t.size < sums.size)
 
 
 def _results(sums: ElementType, factors: ElementType) -> tuple[ElementType, ...]:

@@ -158,7 +158,7 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
         try:
             plan = _find(stated, target, instruction, threads)
         except Unsupported as error:
-            refused = error
+            refused = refused or error
             continue
         cycles = _cycles(stated, target, plan)
         found.append((cycles, ungrouped(problem, plan, instruction.k)))

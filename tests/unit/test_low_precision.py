@@ -8,10 +8,13 @@ run on arrays that lie flush against pages that can't be touched, in a child pro
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import ml_dtypes
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+import nkdsl
 from nkdsl.targets import can_run, get_target
 from nkdsl.testing import ArraySpec, Check, Like, Lowered
 from nkdsl.types import element_type
@@ -236,7 +239,7 @@ def check(case: Case, *, interpret: bool = True) -> Check:
 
 
 @pytest.mark.parametrize("factors", FACTORS, ids="-".join)
-@examples_for(20)
+@examples_for(10)
 @given(data=st.data())
 def test_every_level_computes_the_same(data: st.DataObject, factors: tuple[str, str]) -> None:
     check(data.draw(cases(factors)))
@@ -252,3 +255,37 @@ def test_a_block_of_all_k_is_finished_once_though_its_last_group_is_not_full(
     factors = ("bf16", "bf16")
     check(Case(factors, 2, 16, k, "f32", from_zero=True, epilogue="bias along n", plan=plan))
     check(Case(factors, 2, 16, k, "bf16", from_zero=True, plan=plan))
+
+
+@pytest.mark.parametrize("entries", ["", "m_block = 12, n_block = 64, k_block = 512"])
+def test_partial_sums_never_take_the_type_of_the_result(entries: str) -> None:
+    """4,096 products added up in bf16 would be off by percents; rounded once, by half a place."""
+    obstacle = can_run(get_target(TARGET))
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    m, n, k = 20, 70, 4096
+    types = [f"memref<{shape}xbf16>" for shape in (f"{m}x{k}", f"{k}x{n}", f"{m}x{n}")]
+    plan = f"""plan #nanokernel.plan<target = "{TARGET}", instruction = "dot.bf16x16",
+        block = 6x64, pack = rhs, resident = rhs, {entries}>"""
+    kernel = nkdsl.compile(
+        f"""
+        func.func @product(%a: {types[0]}, %b: {types[1]}, %c: {types[2]}) {{
+          nanokernel.gemm ins(%a[m, k], %b[k, n] : {types[0]}, {types[1]})
+            outs(%c[m, n] : {types[2]}) from zero {plan if entries else ""}
+          func.return
+        }}""",
+        TARGET,
+    )
+    random = np.random.default_rng(5)
+    a = random.uniform(0, 1, (m, k)).astype(ml_dtypes.bfloat16)
+    b = random.uniform(0, 1, (k, n)).astype(ml_dtypes.bfloat16)
+    c = np.empty((m, n), ml_dtypes.bfloat16)
+    kernel(a, b, c)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    sums, result = element_type("f32").unit_roundoff, element_type("bf16").unit_roundoff
+    bound = exact * (result + 2 * k * sums)
+    assert (np.abs(c.astype(np.float64) - exact) <= bound).all()
+    if entries:
+        assert "k_block = 512" in kernel.plan
+        # The sums are kept as f32: 12 x 64 of them, beside one panel of rhs.
+        assert kernel.workspace_bytes >= 12 * 64 * 4 + 512 * 64 * 2

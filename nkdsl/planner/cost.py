@@ -601,7 +601,11 @@ def packing_cycles(
     lanes = instruction.lanes
     vectors = -(-problem.extent(kind) // lanes) * -(-problem.depth // lanes) * lanes
     moved = problem.extent(kind) * problem.depth * problem.size
-    arriving = moved / bytes_per_cycle(target, max(1, cache_level(target, moved)))
+    level = cache_level(target, moved)
+    arriving = moved / bytes_per_cycle(target, max(1, level))
+    if level >= 2:
+        # Rows are asked for ahead, but a core bears half of what it would without that.
+        arriving += moved / target.caches[0].line * FAR_MISS_CYCLES[min(level, 3) - 2] / 2
     copied = 1 / target.loads_per_cycle + 1 / target.stores_per_cycle
     copied = max(copied, arriving / max(1, vectors))
     along = "k" if plan.lanes.data == "k" else kind

@@ -87,7 +87,8 @@ def layouts(
 ) -> tuple[Layout, ...]:
     """Every way to lay registers on the operands, of any target or of one.
 
-    Where the instruction `flips` signs, what is loaded as registers may always be packed.
+    Where the instruction `flips` signs, what is loaded as registers may always be packed, and lanes
+    lie along the result.
 
     Lanes lie along a dimension in which the result is contiguous; a factor that isn't contiguous
     there is packed, and so is one that would be taken apart. Lanes along k end in horizontal sums;
@@ -112,7 +113,7 @@ def layouts(
         strided = list(FACTORS)
     result_contiguous = 1 in (problem.stride("out", "m"), problem.stride("out", "n"))
     small = "lhs" if problem.extent("m") < problem.extent("n") else "rhs"
-    if result_contiguous and strided in ([], [small]):
+    if result_contiguous and strided in ([], [small]) and not flips:
         found.append(Layout("k", strided[0] if strided else "none"))
     if not found and not _needs_both(problem):
         raise Unsupported(
@@ -414,7 +415,8 @@ def _blocked_candidates(
     """The plans with cache blocks, for the register blocks that lose least in a step."""
     small = min(problem.extent(kind) for kind in "mn") < target.registers
     # Without cache blocks only one factor can be packed.
-    ways = layouts(problem, target)  # refuses a result that can't be written
+    # Refuses a result that can't be written.
+    ways = layouts(problem, target, flips=instruction.flips)
     needed = problem.dynamic or not ways
     if not needed and (small or problem.depth < 2):
         return

@@ -86,7 +86,7 @@ from nkdsl.transforms.compose import (
     Schedule,
     enclosing_function,
     evaluate,
-    lone_dimension,
+    extra_tags,
     make_up_for_flips,
     schedule,
 )
@@ -503,7 +503,7 @@ class Blocker:
         extras: list[BlockAccess] = []
         for memory, map_ in zip(self.values.memrefs[3:], op.indexing_maps[3:], strict=True):
             indices = evaluate(map_, {**self.at, **inner}, loops)
-            extras.append(BlockAccess(memory, tuple(indices), self._extra_tags(map_)))
+            extras.append(BlockAccess(memory, tuple(indices), extra_tags(self.problem, map_)))
         store = StoreOp(
             *(loaded, out.memory, [place[tag] for tag in out.tags], out.tags),
             accumulate=not self.problem.from_zero,
@@ -1238,15 +1238,6 @@ class Blocker:
             for tag, part in parts.items()
         }
 
-    def _extra_tags(self, map_: AffineMap) -> str:
-        """The kinds of the iterators that index a further operand of the epilogue."""
-        tags = ["_"] * len(map_.results)
-        for kind in "mn":
-            dim = lone_dimension(map_, self.problem.position(kind))
-            if dim is not None:
-                tags[dim] = kind
-        return "".join(tags)
-
     def _extras(self, parts: dict[str, Part]) -> list[View]:
         """The parts of the epilogue's further operands that belong to a block."""
         found: list[View] = []
@@ -1254,7 +1245,7 @@ class Blocker:
             return found
         maps = self.op.indexing_maps[3:]
         for memory, map_ in zip(self.values.memrefs[3:], maps, strict=True):
-            tags = self._extra_tags(map_)
+            tags = extra_tags(self.problem, map_)
             inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
             at = evaluate(map_, {**self.at, **inner}, self.loops)
             here = {

@@ -63,6 +63,7 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.errors import Unsupported
 from nkdsl.planner import Problem, analyse, check_plan
+from nkdsl.planner.blocking import sides_of
 from nkdsl.planner.cost import STREAMED, asks_for_next_reduction, block_runs, source_level
 from nkdsl.planner.problem import Role
 from nkdsl.planner.search import grouped
@@ -113,7 +114,7 @@ class Schedule:
     @property
     def broadcast(self) -> str:
         """The factor whose elements are broadcast."""
-        return "lhs" if self.plan.lanes.data == "n" else "rhs"
+        return sides_of(self.plan.lanes.data).broadcast
 
     @property
     def turn(self) -> int:
@@ -360,13 +361,8 @@ class Composer:
         op = self.schedule.op
         found: list[BlockAccess] = []
         for extra, map_ in zip(op.extras, op.indexing_maps[3:], strict=True):
-            tags = ["_"] * len(map_.results)
-            for kind in "mn":
-                dim = lone_dimension(map_, self.problem.position(kind))
-                if dim is not None:
-                    tags[dim] = kind
             indices = evaluate(map_, self.at, self.loops)
-            found.append(BlockAccess(extra, tuple(indices), "".join(tags)))
+            found.append(BlockAccess(extra, tuple(indices), extra_tags(self.problem, map_)))
         return found
 
     def _epilogue(self) -> Region | None:
@@ -616,6 +612,16 @@ def lone_dimension(map_: AffineMap, iterator: int | None) -> int | None:
     if dims != alone or len(alone) > 1:
         raise Unsupported("each iterator must index a dimension of an extra operand alone, or none")
     return alone[0] if alone else None
+
+
+def extra_tags(problem: Problem, map_: AffineMap) -> str:
+    """The kinds of the iterators that index a further operand of the epilogue."""
+    tags = ["_"] * len(map_.results)
+    for kind in "mn":
+        dim = lone_dimension(map_, problem.position(kind))
+        if dim is not None:
+            tags[dim] = kind
+    return "".join(tags)
 
 
 def enclosing_function(op: GemmOp) -> func.FuncOp:

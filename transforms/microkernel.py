@@ -44,6 +44,7 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
+from nkdsl.planner.blocking import sides_of
 from nkdsl.planner.cost import FACTORS
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
@@ -176,7 +177,7 @@ class Microkernel:
     @property
     def _broadcast(self) -> str:
         """The factor whose elements are broadcast."""
-        return "lhs" if self.plan.lanes.data == "n" else "rhs"
+        return sides_of(self.plan.lanes.data).broadcast
 
     @property
     def _flip(self) -> str | None:

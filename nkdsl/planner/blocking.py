@@ -219,8 +219,8 @@ def _plans_apart(
         yield base.with_entries(pack=pack, resident=sides.vector, **entries)
 
 
-def _finishing(problem: Problem, target: Target, plan: PlanAttr, parts: dict[str, int]) -> float:
-    """Cycles to make results of sums that were kept apart, and to pack again what they need."""
+def _finishing(problem: Problem, target: Target) -> float:
+    """Cycles to make results of sums that were kept apart."""
     elements = problem.extent("m") * problem.extent("n")
     moved = elements * (2 * problem.accumulator.size + problem.result.size)
     return moved / bytes_per_cycle(target, 1)
@@ -375,7 +375,7 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
         repeats=problem.outer_trips("b", "m", "n"),
         chunks=parts["k"] * problem.outer_trips("k"),
         packing=_packing(problem, target, plan, instruction, sides, parts)
-        + (_finishing(problem, target, plan, parts) if apart else 0.0)
+        + (_finishing(problem, target) if apart else 0.0)
         + first_touch_cycles(problem, target, plan),
         useful=problem.flops / (instruction.flops * instruction.per_cycle),
     )

@@ -161,7 +161,7 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
         except Unsupported as error:
             refused = refused or error
             continue
-        cycles = _cycles(stated, target, plan)
+        cycles = _predicted(stated, target, plan).cycles
         found.append((cycles, ungrouped(problem, plan, instruction.k)))
     if not found:
         assert refused is not None
@@ -169,10 +169,9 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
     return min(found, key=itemgetter(0))[1]
 
 
-def _cycles(problem: Problem, target: Target, plan: PlanAttr) -> float:
-    """The predicted cycles of a plan, for groups if the problem is one of groups."""
-    predicted = predict_blocked if plan.blocked else predict
-    return predicted(problem, target, plan).cycles
+def _predicted(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
+    """The predicted cost of a plan, for groups if the problem is one of groups."""
+    return (predict_blocked if plan.blocked else predict)(problem, target, plan)
 
 
 def _find(problem: Problem, target: Target, instruction: Instruction, threads: int) -> PlanAttr:
@@ -188,7 +187,7 @@ def _find_alone(problem: Problem, target: Target, instruction: Instruction) -> P
     """The best plan of one thread for one instruction."""
     best: tuple[float, PlanAttr] | None = None
     for plan in _candidates(problem, target, instruction):
-        cycles = _cycles(problem, target, plan)
+        cycles = _predicted(problem, target, plan).cycles
         if best is None or cycles < best[0]:
             best = cycles, plan
     if best is None:
@@ -293,12 +292,8 @@ def _sums_alike(problem: Problem, alone: PlanAttr, shared: PlanAttr) -> bool:
 
 def cost_of(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     """The predicted cost of a product under a plan."""
-    return (predict_blocked if plan.blocked else predict)(*_in_order(problem, target, plan))
-
-
-def _in_order(problem: Problem, target: Target, plan: PlanAttr) -> tuple[Problem, Target, PlanAttr]:
     stated, counted = grouped(problem, target, plan)
-    return stated, target, counted
+    return _predicted(stated, target, counted)
 
 
 def candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:

@@ -6,6 +6,8 @@ become VBMI permutations. A CPU, or a virtual machine, that lacks one of them mu
 What only an intrinsic can select (VAES, VP2INTERSECT) is left out: its absence does no harm.
 """
 
+from dataclasses import replace
+
 from nkdsl.targets.model import Instruction
 from nkdsl.targets.semantics import dot_bf16, dot_int8, fma, widened_fma
 from nkdsl.types import element_type
@@ -111,6 +113,25 @@ def dot_bf16_entry(bits: int, *, latency: int, per_cycle: float) -> Instruction:
     )
 
 
+def _dot_int8(
+    lhs: str, rhs: str, bits: int, intrinsic: str, *, latency: int, per_cycle: float
+) -> Instruction:
+    """A sum of four products of bytes; its intrinsic ends in the mnemonic."""
+    return Instruction(
+        name=f"dot.{lhs}{rhs}x{bits // 32}",
+        operand=lhs,
+        other=rhs,
+        accumulator="s32",
+        lanes=bits // 32,
+        k=4,
+        latency=latency,
+        per_cycle=per_cycle,
+        upstream=f"llvm.x86.{intrinsic}.{bits}",
+        mnemonic=intrinsic.partition(".")[2],
+        semantics=dot_int8,
+    )
+
+
 def dot_int8_entries(bits: int, *, latency: int, per_cycle: float) -> tuple[Instruction, ...]:
     """`vpdpbusd`: groups of four products of u8 and s8 into s32, of AVX512-VNNI and AVX-VNNI.
 
@@ -129,18 +150,8 @@ def dot_int8_entries(bits: int, *, latency: int, per_cycle: float) -> tuple[Inst
         ("u8", "u8"): "",
     }
     return tuple(
-        Instruction(
-            name=f"dot.{lhs}{rhs}x{bits // 32}",
-            operand=lhs,
-            other=rhs,
-            accumulator="s32",
-            lanes=bits // 32,
-            k=4,
-            latency=latency,
-            per_cycle=per_cycle,
-            upstream=f"llvm.x86.avx512.vpdpbusd.{bits}",
-            mnemonic="vpdpbusd",
-            semantics=dot_int8,
+        replace(
+            _dot_int8(lhs, rhs, bits, "avx512.vpdpbusd", latency=latency, per_cycle=per_cycle),
             flips=not order,
             order=order,
         )
@@ -163,18 +174,10 @@ def dot_any_int8_entries(bits: int, *, latency: int, per_cycle: float) -> tuple[
         ("u", "u"): "avx2",
     }
     return tuple(
-        Instruction(
-            name=f"dot.{lhs}8{rhs}8x{bits // 32}",
-            operand=f"{lhs}8",
-            other=f"{rhs}8",
-            accumulator="s32",
-            lanes=bits // 32,
-            k=4,
+        _dot_int8(
+            *(f"{lhs}8", f"{rhs}8", bits, f"{feature}.vpdpb{lhs}{rhs}d"),
             latency=latency,
             per_cycle=per_cycle,
-            upstream=f"llvm.x86.{feature}.vpdpb{lhs}{rhs}d.{bits}",
-            mnemonic=f"vpdpb{lhs}{rhs}d",
-            semantics=dot_int8,
         )
         for (lhs, rhs), feature in features.items()
     )

@@ -24,13 +24,22 @@ The entry point's value is a `Target` or a function without arguments that retur
 that is taken and a table that contradicts itself are refused. A table can also be used without
 being announced at all: `nkdsl.compile(source, target=table)`.
 
-Modules: `model` (the classes), `semantics` (what instructions compute), `x86` (what x86 tables
-share), one module for each table, `validation`, `registry` (by name), `cpu` (what this machine
-says about itself), `host` (which table fits it).
+Modules: `model` (the classes), `semantics` (what instructions compute), `x86` and `amx` (what x86
+tables share), one module for each table, `validation`, `registry` (by name), `cpu` (what this
+machine says about itself), `permission` (what its operating system must be asked for), `host`
+(which table fits it).
 """
 
 from nkdsl.targets.host import HostTarget, can_run, detect
-from nkdsl.targets.model import Array, Cache, Instruction, Semantics, Target
+from nkdsl.targets.model import (
+    Array,
+    Cache,
+    Instruction,
+    Semantics,
+    Target,
+    TileInstruction,
+    TileUnit,
+)
 from nkdsl.targets.registry import (
     ENTRY_POINT_GROUP,
     get_target,
@@ -48,6 +57,8 @@ __all__ = [
     "Instruction",
     "Semantics",
     "Target",
+    "TileInstruction",
+    "TileUnit",
     "can_run",
     "detect",
     "get_target",

@@ -4,6 +4,9 @@ LLVM's detection is the authority on features. It executes CPUID and reads XCR0,
 a virtual machine hides, or whose registers the operating system does not save, is absent even
 where the processor's name suggests it. The name alone never decides what may run.
 
+Intel AMX is asked for where the processor has it; where the operating system refuses it, it counts
+as absent.
+
 Cache sizes come from sysfs, else from the C library, else nobody knows them. The marketing name
 from /proc/cpuinfo is for humans only.
 """
@@ -15,6 +18,11 @@ from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
+
+from nkdsl.targets.permission import ask_for_tiles
+
+_TILES = "amx-tile"
+"""The feature without which there are no other ones of AMX."""
 
 _SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -56,6 +64,8 @@ class Cpu:
     """The caches that could be found out, in order of their level."""
     caches_from: str
     """Who told the caches: `sysfs`, `sysconf`, or an empty string."""
+    withheld: str = ""
+    """Why features that the processor has may not be used, or an empty string."""
 
     def __str__(self) -> str:
         """The processor's names, for messages."""
@@ -68,14 +78,23 @@ def this_cpu() -> Cpu:
     caches, caches_from = _caches_from_sysfs(_SYSFS_CACHES), "sysfs"
     if not caches:
         caches, caches_from = _caches_from_sysconf(), "sysconf"
+    features, withheld = _permitted(_features())
     return Cpu(
         name=llvm.get_host_cpu_name(),
         brand=_brand(_CPUINFO),
         architecture=llvm.get_process_triple().partition("-")[0],
-        features=_features(),
+        features=features,
         caches=caches,
         caches_from=caches_from if caches else "",
+        withheld=withheld,
     )
+
+
+def _permitted(features: frozenset[str]) -> tuple[frozenset[str], str]:
+    """The features that this process may use, and why not all of them, if so."""
+    if _TILES not in features or (refusal := ask_for_tiles()) is None:
+        return features, ""
+    return frozenset(f for f in features if not f.startswith("amx-")), refusal
 
 
 def _features() -> frozenset[str]:

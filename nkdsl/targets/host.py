@@ -49,23 +49,30 @@ def can_run(target: Target) -> str | None:
 
 @cache
 def _choose(tables: tuple[Target, ...], cpu: Cpu) -> HostTarget:
+    tables = tuple(_without_missing_tiles(table, cpu) for table in tables)
     possible = [table for table in tables if _obstacle(table, cpu) is None]
     if not possible:
-        least = min(tables, key=lambda table: len(table.features))
+        least = min(tables, key=lambda t: (_architecture(t) != cpu.architecture, len(t.features)))
         raise Unsupported(
             f"no known target fits this machine: {_obstacle(least, cpu)}; "
             "name the target to compile for another machine"
         )
     table = max(possible, key=lambda table: _fitness(table, cpu))
     target, caches = _with_caches_of(table, cpu)
-    remark = _remark(table, tables, cpu)
+    remark = _remark(table, tables, cpu) + (f" ({cpu.withheld})" if cpu.withheld else "")
     return HostTarget(target, f"{cpu}: table {table.name}{remark} with {caches}")
+
+
+def _without_missing_tiles(table: Target, cpu: Cpu) -> Target:
+    """A table without tiles, where that is all that keeps this machine from running it."""
+    plain = replace(table, tiles=None)
+    return plain if _obstacle(table, cpu) and not _obstacle(plain, cpu) else table
 
 
 def _fitness(table: Target, cpu: Cpu) -> tuple[bool, bool, int]:
     """Larger is better: same processor, same family, more of its features in use."""
     same_family = _family(table.cpu) == _family(cpu.name)
-    return table.cpu == cpu.name, same_family, len(table.features)
+    return table.cpu == cpu.name, same_family, len(table.required)
 
 
 def _family(cpu_name: str) -> str:
@@ -84,16 +91,22 @@ def _remark(table: Target, tables: tuple[Target, ...], cpu: Cpu) -> str:
 
 def _obstacle(target: Target, cpu: Cpu) -> str | None:
     """What keeps `cpu` from running code made for `target`, or None."""
-    architecture = target.triple.partition("-")[0]
+    architecture = _architecture(target)
     if architecture != cpu.architecture:
         return (
             f"target '{target.name}' is for {architecture}, but this machine is {cpu.architecture}"
         )
-    needed = (feature.removeprefix("+") for feature in target.features)
+    needed = (feature.removeprefix("+") for feature in target.required)
     missing = [feature for feature in needed if feature not in cpu.features]
     if not missing:
         return None
-    return f"target '{target.name}' needs {', '.join(missing)}, which {cpu} lacks"
+    reason = f": {cpu.withheld}" if cpu.withheld else ""
+    return f"target '{target.name}' needs {', '.join(missing)}, which {cpu} lacks{reason}"
+
+
+def _architecture(target: Target) -> str:
+    """`x86_64` of `x86_64-unknown-linux-gnu`."""
+    return target.triple.partition("-")[0]
 
 
 def _with_caches_of(table: Target, cpu: Cpu) -> tuple[Target, str]:

@@ -98,6 +98,11 @@ class Instruction:
         return element_type(self.accumulator)
 
     @property
+    def steps(self) -> int:
+        """Steps of the reduction that it consumes of each factor."""
+        return self.k
+
+    @property
     def bits(self) -> int:
         """Width of the accumulator register in bits."""
         return self.lanes * self.accumulator_type.size * 8
@@ -106,6 +111,71 @@ class Instruction:
     def flops(self) -> int:
         """Floating-point operations of one instruction."""
         return 2 * self.lanes * self.k
+
+
+@dataclass(frozen=True)
+class TileInstruction(Instruction):
+    """An instruction that multiplies matrices: `acc[m, n] += sum over k of lhs[m, k] * rhs[k, n]`.
+
+    Its accumulator is a tile of `rows` times `lanes` elements, and it takes `depth` groups of k of
+    each factor. `semantics` then has a last dimension of `steps` for the factors.
+    """
+
+    rows: int = 16
+    """Rows of an accumulator."""
+    depth: int = 1
+    """Groups of k that it takes of each factor."""
+    scalable: bool = False
+    """Whether it is an outer product of vector registers, of any length: `rows` and `lanes` are
+    those of vectors of 128 bits, which the processor multiplies by its own length."""
+
+    __hash__ = Instruction.__hash__
+
+    @property
+    def steps(self) -> int:
+        """Steps of the reduction that it consumes."""
+        return self.k * self.depth
+
+    @property
+    def flops(self) -> int:
+        """Operations of one instruction."""
+        return 2 * self.rows * self.lanes * self.steps
+
+
+@dataclass(frozen=True)
+class TileUnit:
+    """Registers that hold matrices, and what multiplies them."""
+
+    name: str
+    """What its maker calls it, for messages."""
+    registers: int
+    """Architectural tile registers, for accumulators and factors alike."""
+    features: tuple[str, ...]
+    """LLVM features that its instructions need, beside those of the target."""
+    instructions: tuple[TileInstruction, ...]
+    """What multiplies tiles, one entry for each pair of types."""
+    rows_loaded_per_cycle: float
+    """Rows of a tile that are loaded a cycle, from L1."""
+    rows_stored_per_cycle: float
+    """Rows of a tile that are stored a cycle."""
+    configure_cycles: float
+    """Cycles to set the registers' shapes, or to enter and leave the mode that has them."""
+    vector_bits: int = 128
+    """Bits of the vectors that scalable plans assume; their code runs with any."""
+
+    @property
+    def scalable(self) -> bool:
+        """Whether tiles are as large as the processor's vectors are long."""
+        return any(i.scalable for i in self.instructions)
+
+    @property
+    def vscale(self) -> int:
+        """What plans assume that scalable sizes are multiplied by."""
+        return self.vector_bits // 128
+
+    def __hash__(self) -> int:
+        """Cheap, because the planner's caches use targets as keys."""
+        return hash(self.name)
 
 
 @dataclass(frozen=True)
@@ -122,8 +192,12 @@ class Cache:
     """Bytes of a cache line."""
 
 
-ROUNDING_TO_BF16 = frozenset(("+avx512bf16", "+avxneconvert"))
+ROUNDING_TO_BF16 = frozenset(("+avx512bf16", "+avxneconvert", "+bf16"))
 """Features that have an instruction which rounds f32 to bf16."""
+
+
+NEVER_MASKED = 1 << 10
+"""More bytes than any element has: loads and stores of its kind can't be masked."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +246,11 @@ class Target:
     """LLVM's target triple."""
     tuning: tuple[str, ...] = ()
     """LLVM features that change speed only, never what may run (`-prefer-256-bit`)."""
+    tiles: TileUnit | None = None
+    """Its registers that hold matrices, if it has some."""
+    masked_from: int | None = None
+    """Bytes of the smallest elements of which loads and stores can be masked at all, where that is
+    neither 1 with mask registers nor 4 without them (vmaskmov); `NEVER_MASKED` for none."""
 
     def __hash__(self) -> int:
         """Cheap, because the planner's caches use targets as keys."""
@@ -179,10 +258,11 @@ class Target:
 
     def instruction(self, name: str) -> Instruction:
         """The instruction called `name`; raises `Unsupported` with the list of those known."""
-        for instruction in self.instructions:
+        every = (*self.instructions, *self.tile_instructions)
+        for instruction in every:
             if instruction.name == name:
                 return instruction
-        known = ", ".join(i.name for i in self.instructions)
+        known = ", ".join(i.name for i in every)
         raise Unsupported(
             f"target '{self.name}' has no instruction '{name}'; its instructions are: {known}"
         )
@@ -209,8 +289,25 @@ class Target:
         return tuple(i for i in found if i.bits == widest)
 
     @property
+    def tile_instructions(self) -> tuple[TileInstruction, ...]:
+        """What multiplies tiles, if anything does."""
+        return self.tiles.instructions if self.tiles is not None else ()
+
+    def tile_instruction_for(self, lhs: ElementType, rhs: ElementType) -> TileInstruction | None:
+        """The instruction that multiplies tiles of a pair of types, if there is one."""
+        operands = lhs.name, rhs.name
+        return next((i for i in self.tile_instructions if i.operands == operands), None)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """All LLVM features that emitted code may rely on."""
+        return (*self.features, *(self.tiles.features if self.tiles is not None else ()))
+
+    @property
     def smallest_masked(self) -> int:
         """Bytes of the smallest elements of which loads and stores can be masked."""
+        if self.masked_from is not None:
+            return self.masked_from
         return 1 if self.masked else 4
 
     @property

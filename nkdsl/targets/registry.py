@@ -17,10 +17,15 @@ from importlib.metadata import EntryPoint, entry_points
 
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.targets.alderlake import ALDERLAKE
+from nkdsl.targets.armv9_sme import ARMV9_SME
 from nkdsl.targets.arrowlake import ARROWLAKE
 from nkdsl.targets.cascadelake import CASCADELAKE
 from nkdsl.targets.cooperlake import COOPERLAKE
+from nkdsl.targets.graniterapids import GRANITERAPIDS
 from nkdsl.targets.model import Target
+from nkdsl.targets.neoverse_n1 import NEOVERSE_N1
+from nkdsl.targets.neoverse_v1 import NEOVERSE_V1
+from nkdsl.targets.neoverse_v2 import NEOVERSE_V2
 from nkdsl.targets.sapphirerapids import SAPPHIRERAPIDS
 from nkdsl.targets.sierraforest import SIERRAFOREST
 from nkdsl.targets.skylake_avx512 import SKYLAKE_AVX512
@@ -36,10 +41,13 @@ ENTRY_POINT_GROUP = "nkdsl.targets"
 """Where installed packages announce their targets."""
 
 BUILT_IN = (
-    *(X86_64_V3, SKYLAKE_AVX512, CASCADELAKE, COOPERLAKE, SAPPHIRERAPIDS, ZNVER4, ZNVER5),
+    *(X86_64_V3, SKYLAKE_AVX512, CASCADELAKE, COOPERLAKE, SAPPHIRERAPIDS, GRANITERAPIDS),
+    *(ZNVER4, ZNVER5),
     *(ALDERLAKE, ARROWLAKE, SIERRAFOREST),
+    *(NEOVERSE_N1, NEOVERSE_V1, NEOVERSE_V2, ARMV9_SME),
 )
-"""The tables that nkdsl brings, the most general one first, and those without AVX-512 last."""
+"""The tables that nkdsl brings: x86-64, the most general one first, and those without AVX-512 last;
+then AArch64."""
 
 _BUILT_IN_BY_NAME = {target.name: target for target in BUILT_IN}
 

@@ -1,10 +1,11 @@
-"""Intel Sapphire Rapids (2023) and Emerald Rapids: the table of the vector units; AMX is not in it.
+"""Intel Sapphire Rapids (2023) and Emerald Rapids.
 
 Sources: Intel 64 and IA-32 Architectures Optimization Reference Manual (cited: OM), "Golden Cove
 Microarchitecture"; uops.info (Alder Lake P with AVX-512: VFMADD231PS ZMM, VPERMT2PS ZMM, VPDPBUSD
 ZMM); Agner Fog, microarchitecture.pdf; LLVM's X86SchedSapphireRapids.td (VDPBF16PSZr).
 """
 
+from nkdsl.targets.amx import AMX
 from nkdsl.targets.model import Cache, Target
 from nkdsl.targets.x86 import (
     ICE_LAKE_AVX512,
@@ -18,7 +19,7 @@ from nkdsl.targets.x86 import (
 
 SAPPHIRERAPIDS = Target(
     name="sapphirerapids",
-    description="Intel Sapphire and Emerald Rapids: AVX-512, two 512-bit FMA units",
+    description="Intel Sapphire and Emerald Rapids: AVX-512, two 512-bit FMA units, AMX",
     cpu="sapphirerapids",
     features=(*LEVEL_V4, *ICE_LAKE_AVX512, "+avx512bf16", "+avx512fp16", "+avxvnni"),
     tuning=KEEP_ZMM,
@@ -49,4 +50,5 @@ SAPPHIRERAPIDS = Target(
         Cache(size=32 * 1920 * 1024, ways=15, bytes_per_cycle=8.0),  # 32 slices of 1.875 MiB
     ),
     memory_bytes_per_cycle=4.0,  # about 12 GB/s for one core at 3 GHz
+    tiles=AMX,
 )

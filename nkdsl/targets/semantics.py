@@ -16,8 +16,9 @@ Only round-to-nearest-even is modelled, with subnormal numbers kept: generated c
 the default MXCSR. A NaN result is *a* NaN: sign and payload are not modelled.
 
 Instructions for low precision follow: `widened_fma` extends factors before it multiplies them,
-`dot_bf16` flushes subnormal numbers as `vdpbf16ps` does whatever MXCSR says, and `dot_int8` adds
-integers modulo 2^32. `rounded` is the conversion to a narrower type, rounded once.
+`dot_bf16` and `tile_dot` flush subnormal numbers as `vdpbf16ps` and `tdpbf16ps` do whatever MXCSR
+says, `dot_bf16_to_odd` does so and rounds as `bfdot` of AArch64, and `dot_int8` adds integers
+modulo 2^32. `rounded` is the conversion to a narrower type, rounded once.
 
 Sources:
     S. Boldo, G. Melquiond: Emulation of a FMA and correctly rounded sums: proved algorithms
@@ -26,8 +27,10 @@ Sources:
     Mathematik 18, 1971 (product and splitting, the latter due to Veltkamp).
     D. E. Knuth: The Art of Computer Programming, volume 2, section 4.2.2 (TwoSum).
     Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: VDPBF16PS,
-    VCVTNEPS2BF16, VPDPBUSD, PMADDWD; volume 1, section 4.9.1.5: what is tiny is decided after
-    rounding.
+    VCVTNEPS2BF16, VPDPBUSD, PMADDWD, TDPBF16PS; volume 1, section 4.9.1.5: what is tiny is decided
+    after rounding.
+    Arm Architecture Reference Manual for A-profile architecture (DDI 0487), pseudocode of BFDotAdd,
+    BFMul, BFAdd and BFRound.
 
 This module imports no target table, so a test may hold the tables against it.
 """
@@ -189,6 +192,9 @@ def _fma_exactly(c: float, a: float, b: float) -> float:
 _SMALLEST_NORMAL = np.array(2.0**-126)
 """Of float32 and of bfloat16, which have exponents of one width."""
 
+_BEYOND_F32 = np.array(2.0**128)
+"""The next number after float32's largest, if it had one."""
+
 _TINY = np.array(2.0**-126 - 2.0**-151)
 """Smaller sums are still below the normal range when they are rounded to 24 bits; this one itself
 lies in the middle, and is rounded up to an even number."""
@@ -230,11 +236,74 @@ def dot_bf16(acc: Array, lhs: Array, rhs: Array) -> Array:
         total = _flushed(acc.astype(np.float64))
         a, b = (_flushed(factor.astype(np.float64)) for factor in (lhs, rhs))
         for element in (1, 0):
-            # Exact, as in `_fma_f32`; what is tiny is decided by the sum before it is rounded.
-            exact = _sum_to_odd(a[..., element] * b[..., element], total)
-            single = exact.astype(np.float32).astype(np.float64)
-            total = np.where(np.abs(exact) < _TINY, np.copysign(_ZERO, exact), single)
+            total = _flushing_sum(total, a[..., element] * b[..., element])
         return np.asarray(total.astype(np.float32))
+
+
+def tile_dot(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """`tdpbf16ps` and `tdpfp16ps`: the products of even and of odd k are summed up apart.
+
+    Both sums start at zero and take a fused multiply-add a pair, in order of k. The sum of the two
+    is then added to the accumulator. Every operation is one of float32, rounded to nearest even,
+    that takes subnormal operands for zeros and turns subnormal results into zeros of their sign,
+    MXCSR notwithstanding. Factors of float16 become float32, in which none of them is subnormal.
+
+    Args:
+        acc: float32, (...).
+        lhs: bfloat16 or float16, (..., k) of an even number of steps.
+        rhs: the same.
+
+    Returns:
+        The sums, float32, (...).
+    """
+    with np.errstate(all="ignore"):
+        a, b = (_flushed(factor.astype(np.float64)) for factor in (lhs, rhs))
+        products = a * b
+        even = odd = np.zeros(products.shape[:-1])
+        for k in range(0, products.shape[-1], 2):
+            even = _flushing_sum(even, products[..., k])
+            odd = _flushing_sum(odd, products[..., k + 1])
+        total = _flushing_sum(_flushed(acc.astype(np.float64)), _flushing_sum(even, odd))
+        return np.asarray(total.astype(np.float32))
+
+
+def _flushing_sum(total: _F64, exact: _F64) -> _F64:
+    """A float32 plus an exact number, rounded once to float32; subnormal sums become zeros."""
+    # As in `_fma_f32`; what is tiny is decided by the sum before it is rounded.
+    added = _sum_to_odd(exact, total)
+    single = added.astype(np.float32).astype(np.float64)
+    return np.where(np.abs(added) < _TINY, np.copysign(_ZERO, added), single)
+
+
+def dot_bf16_to_odd(acc: Array, lhs: Array, rhs: Array) -> Array:
+    """`bfdot` of AArch64 without FPCR.EBF: both products are added up, then added to the sum.
+
+    Products and sums are rounded to odd in float32. Subnormal operands count as zeros, and results
+    that are tiny before they are rounded become zeros of their sign, FPCR notwithstanding.
+
+    Args:
+        acc: float32, (...).
+        lhs: bfloat16, (..., 2).
+        rhs: bfloat16, (..., 2).
+
+    Returns:
+        The sums, float32, (...).
+    """
+    with np.errstate(all="ignore"):
+        a, b = (_flushed(factor.astype(np.float64)) for factor in (lhs, rhs))
+        products = _to_odd_f32(a * b)
+        both = _to_odd_f32(_sum_to_odd(products[..., 0], products[..., 1]))
+        total = _sum_to_odd(_flushed(acc.astype(np.float64)), both)
+        return np.asarray(_to_odd_f32(total).astype(np.float32))
+
+
+def _to_odd_f32(values: _F64) -> _F64:
+    """Numbers rounded to odd in float32, those below its normal range to zeros of their sign.
+
+    What was rounded to odd in float64 before is not changed by that.
+    """
+    finite = np.abs(values) < _BEYOND_F32
+    return np.where(finite, _odd_f32(_flushed(values)), values * _INFINITY)
 
 
 def _flushed(values: _F64) -> _F64:
@@ -244,7 +313,7 @@ def _flushed(values: _F64) -> _F64:
 
 
 def dot_int8(acc: Array, lhs: Array, rhs: Array) -> Array:
-    """A sum of products of integers, modulo 2^32: `vpdpbusd`, and `vpmaddwd` with `vpaddd`.
+    """A sum of products of integers, modulo 2^32: `vpdpbusd`, `sdot`, `vpmaddwd` with `vpaddd`.
 
     Args:
         acc: int32, (...).

@@ -6,7 +6,7 @@ Everything here follows from the table alone; whether its numbers are *true* is 
 from collections.abc import Iterator
 
 from nkdsl.errors import InvalidInput, NkdslError
-from nkdsl.targets.model import Cache, Instruction, Target
+from nkdsl.targets.model import Cache, Instruction, Target, TileInstruction, TileUnit
 
 _LLVM_FEATURE_SIGNS = ("+", "-")
 
@@ -22,11 +22,15 @@ def _faults(target: Target) -> Iterator[str]:
     yield from _core_faults(target)
     if not target.instructions:
         yield "it has no instructions"
-    names = [i.name for i in target.instructions]
+    names = [i.name for i in (*target.instructions, *target.tile_instructions)]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"two instructions are called {name}"
     for instruction in target.instructions:
         yield from (f"{instruction.name}: {fault}" for fault in _instruction_faults(instruction))
+    for tiled in target.tile_instructions:
+        yield from (f"{tiled.name}: {fault}" for fault in _tile_faults(tiled))
+    if target.tiles is not None:
+        yield from _tile_unit_faults(target.tiles)
     yield from _cache_faults(target.caches)
 
 
@@ -90,6 +94,24 @@ def _instruction_faults(instruction: Instruction) -> Iterator[str]:
         yield f"per_cycle is {instruction.per_cycle}, but must be positive"
     if not (instruction.upstream and instruction.mnemonic):
         yield "it must say what it is lowered to (upstream, mnemonic)"
+
+
+def _tile_faults(instruction: TileInstruction) -> Iterator[str]:
+    yield from _instruction_faults(instruction)
+    if min(instruction.rows, instruction.depth) < 1:
+        yield f"{instruction.rows} rows and {instruction.depth} groups of k make no tile"
+
+
+def _tile_unit_faults(unit: TileUnit) -> Iterator[str]:
+    if unit.registers < 3:
+        yield f"{unit.registers} tiles can't hold two factors and an accumulator"
+    for feature in unit.features:
+        if not feature.startswith("+"):
+            yield f"feature '{feature}' of {unit.name} is not of the form +name"
+    if not min(unit.rows_loaded_per_cycle, unit.rows_stored_per_cycle) > 0:
+        yield f"the rates of {unit.name} must be positive"
+    if not unit.configure_cycles >= 0:
+        yield f"configure_cycles of {unit.name} is {unit.configure_cycles}, which is negative"
 
 
 def _cache_faults(caches: tuple[Cache, ...]) -> Iterator[str]:

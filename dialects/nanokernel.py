@@ -152,6 +152,10 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
 
     `lanes` says which dimension lies along the vector lanes; with `lanes = k` each accumulator is
     a whole register of partial sums, added up when the block is stored.
+
+    A block may be one of tiles, `!nanokernel.block<32x32xf32, lanes = n, tiles = 16x16>`: registers
+    that hold matrices, whose rows lie along the lanes. With `scalable` all sizes are that many
+    times the processor's vector length in units of 128 bits.
     """
 
     name = "nanokernel.block"
@@ -160,20 +164,47 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
     columns: IntAttr
     element_type: Attribute
     lanes: StringAttr
+    tile_rows: IntAttr
+    tile_columns: IntAttr
+    scaled: IntAttr
 
     @classmethod
-    def of(cls, rows: int, columns: int, element_type: Attribute, lanes: str) -> Self:
-        """The type of a rows×columns block."""
-        return cls(IntAttr(rows), IntAttr(columns), element_type, StringAttr(lanes))
+    def of(
+        cls,
+        rows: int,
+        columns: int,
+        element_type: Attribute,
+        lanes: str,
+        tiles: tuple[int, int] | None = None,
+        *,
+        scalable: bool = False,
+    ) -> Self:
+        """The type of a rows×columns block, of vector registers or of tiles of some (M, N)."""
+        height, width = tiles or (0, 0)
+        return cls(
+            *(IntAttr(rows), IntAttr(columns), element_type, StringAttr(lanes)),
+            *(IntAttr(height), IntAttr(width), IntAttr(int(scalable))),
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(M, N)."""
+        """(M, N); to be multiplied if the block is scalable."""
         return self.rows.data, self.columns.data
+
+    @property
+    def tiles(self) -> tuple[int, int] | None:
+        """(M, N) of one of its tiles; None for a block of vector registers."""
+        shape = self.tile_rows.data, self.tile_columns.data
+        return shape if shape != (0, 0) else None
+
+    @property
+    def scalable(self) -> bool:
+        """Whether all sizes are multiples of the vector length."""
+        return bool(self.scaled.data)
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        """Parse `<8x48xf32, lanes = n>`."""
+        """Parse `<8x48xf32, lanes = n>`, with `tiles = 16x16` and `scalable` if it says so."""
         with parser.in_angle_brackets(), located(parser):
             start = parser.pos
             shape, element_type = parser.parse_shape()
@@ -183,7 +214,17 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
             parser.parse_keyword("lanes")
             parser.parse_punctuation("=")
             lanes = parser.parse_identifier()
-            return cls.of(shape[0], shape[1], element_type, lanes).parameters
+            tiles, scalable = None, False
+            if parser.parse_optional_punctuation(",") is not None:
+                parser.parse_keyword("tiles")
+                parser.parse_punctuation("=")
+                tiles = _parse_plan_block(parser)
+                scalable = parser.parse_optional_punctuation(",") is not None
+            if scalable:
+                parser.parse_keyword("scalable")
+            rows, columns = shape
+            block = cls.of(rows, columns, element_type, lanes, tiles, scalable=scalable)
+            return block.parameters
 
     def print_parameters(self, printer: Printer) -> None:
         """Print `<8x48xf32, lanes = n>`."""
@@ -192,6 +233,10 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
             printer.print_string(f"{rows}x{columns}x")
             printer.print_attribute(self.element_type)
             printer.print_string(f", lanes = {self.lanes.data}")
+            if self.tiles is not None:
+                printer.print_string(f", tiles = {self.tiles[0]}x{self.tiles[1]}")
+            if self.scalable:
+                printer.print_string(", scalable")
 
     def verify(self) -> None:
         """Refuse blocks without accumulators or of run-time size, and unknown words."""
@@ -208,6 +253,14 @@ class BlockType(ParametrizedAttribute, TypeAttribute):
             raise VerifyException(
                 f"lanes must be one of {', '.join(LANES)}, got '{self.lanes.data}'"
             )
+        if self.tiles is not None and self.lanes.data == "k":
+            raise VerifyException("tiles lie along m or n, not k")
+        if self.tiles is not None and (
+            min(self.tiles) < 1
+            or any(size % tile for size, tile in zip(self.shape, self.tiles, strict=True))
+        ):
+            (rows, columns), (height, width) = self.shape, self.tiles
+            raise VerifyException(f"tiles of {height}x{width} don't make up {rows}x{columns}")
 
 
 _PLAN_CHOICES = {
@@ -1343,19 +1396,27 @@ class LoadOp(_BlockAccess):
 
     The indices are those of the block's first element. A block of one row needs no dimension m,
     one of one column no dimension n; a vector along the lanes is loaded into every row, or column.
-    Elements of a narrower floating-point type are extended.
+    Elements of a narrower floating-point type are extended. With `tail %n` only the first %n
+    elements along the lanes exist; the others are not read, and have no meaning.
     """
 
     name = "nanokernel.load"
+    tail = opt_operand_def(IndexType)
     result = result_def(BlockType)
 
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(MemoryReadEffect())
 
     def __init__(
-        self, memref: SSAValue, indices: Sequence[SSAValue], dims: str, result_type: Attribute
+        self,
+        memref: SSAValue,
+        indices: Sequence[SSAValue],
+        dims: str,
+        result_type: Attribute,
+        tail: SSAValue | None = None,
     ):
         super().__init__(
-            operands=[memref, indices],
+            operands=[tail, memref, indices],
             properties={"dims": StringAttr(dims)},
             result_types=[result_type],
         )
@@ -1369,19 +1430,23 @@ class LoadOp(_BlockAccess):
             shape = (1, along) if block.lanes.data == "n" else (along, 1)
             block = BlockType.of(*shape, block.element_type, block.lanes.data)
         self._verify_block(block)
+        if self.tail is not None:
+            _verify_tail(block)
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
         printer.print_string(" ")
         _print_tagged(printer, self.memref, self.indices, self.dims.data)
+        _print_tail(printer, self.tail)
         print_types(printer, self.attributes, [self.memref.type, self.result.type])
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
         """Parse the custom syntax."""
         memref, indices, dims = _parse_tagged(parser)
+        tail = _parse_tail(parser)
         attributes, (memref_type, block_type) = parse_types(parser, MemRefType, BlockType)
-        op = cls(parser.resolve_operand(memref, memref_type), indices, dims, block_type)
+        op = cls(parser.resolve_operand(memref, memref_type), indices, dims, block_type, tail)
         op.attributes |= attributes
         return op
 

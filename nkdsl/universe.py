@@ -20,6 +20,12 @@ def _nkvector() -> Dialect:
     return NkVector
 
 
+def _tile() -> Dialect:
+    from nkdsl.dialects.tile import Tile
+
+    return Tile
+
+
 def _bufferize() -> type[ModulePass]:
     from nkdsl.bufferize import BufferizePass
 
@@ -87,7 +93,7 @@ def _lower_to_upstream() -> type[ModulePass]:
 
 
 NKDSL_UNIVERSE = Universe(
-    all_dialects={"nanokernel": _nanokernel, "nkvector": _nkvector},
+    all_dialects={"nanokernel": _nanokernel, "nkvector": _nkvector, "tile": _tile},
     all_passes={
         "bufferize": _bufferize,
         "linalg-to-nanokernel": _linalg_to_nanokernel,

@@ -110,7 +110,7 @@ def blocked_plans(
     sides = sides_of(lanes)
     position = problem.position("k")
     fixed = position in problem.dynamic
-    depths = sorted({d if fixed else _even(problem.extent("k"), d, 1) for d in DEPTHS})
+    depths = sorted({d if fixed else even(problem.extent("k"), d, 1) for d in DEPTHS})
     if problem.finishes and not fixed:
         depths = sorted({*depths, problem.extent("k")})
     for block in blocks:
@@ -130,7 +130,7 @@ def _plans(
     room = OUTER_CACHE_SHARE * target.caches[1].size / (problem.size * depth)
     sizes = {"m": block[0], "n": block[1]}
     width, height = sizes[sides.along], sizes[sides.across]
-    whole = _even(problem.extent(sides.along), 1 << 30, instruction.lanes)
+    whole = even(problem.extent(sides.along), 1 << 30, instruction.lanes)
     if width * depth * problem.size > PANEL_SHARE * target.caches[1].size:
         return
     base = PlanAttr.of(
@@ -149,7 +149,7 @@ def _plans(
     scattered = problem.is_scattered(sides.broadcast)
     grouped = problem.group > 1 and problem.operand_named(sides.vector).group == problem.group
     along, across = f"{sides.along}_block", f"{sides.across}_block"
-    every = _even(problem.extent(sides.across), 1 << 30, 1)
+    every = even(problem.extent(sides.across), 1 << 30, 1)
 
     # A panel at a time, or nothing packed at all.
     panel = base.with_entries(
@@ -169,16 +169,16 @@ def _plans(
     yield panel
 
     # Blocks of both factors.
-    rows = _even(problem.extent(sides.across), max(height, int(room) - width), height)
+    rows = even(problem.extent(sides.across), max(height, int(room) - width), height)
     largest = OUTER_CACHE_SHARE * target.caches[-1].size / 2
     columns = int(largest / (problem.size * depth))
-    columns = _even(problem.extent(sides.along), columns, width)
+    columns = even(problem.extent(sides.along), columns, width)
     yield base.with_entries(pack="both", resident=sides.vector, **{along: columns, across: rows})
 
     # A block of the vector factor, all of the other one in place.
     if scattered:
         return
-    columns = _even(problem.extent(sides.along), max(width, int(room) - height), width)
+    columns = even(problem.extent(sides.along), max(width, int(room) - height), width)
     yield base.with_entries(
         pack=sides.vector,
         resident=sides.broadcast,
@@ -212,9 +212,9 @@ def _plans_apart(
         packed.remove(sides.vector)  # in groups already
     pack = "both" if len(packed) == 2 else "".join(packed) or "none"
     for rows in SCRATCH_ROWS:
-        across = _even(problem.extent(sides.across), max(rows, height), height)
+        across = even(problem.extent(sides.across), max(rows, height), height)
         column = depth * problem.size + across * problem.accumulator.size
-        along = _even(problem.extent(sides.along), max(width, int(room / column)), width)
+        along = even(problem.extent(sides.along), max(width, int(room / column)), width)
         entries = {f"{sides.along}_block": along, f"{sides.across}_block": across}
         yield base.with_entries(pack=pack, resident=sides.vector, **entries)
 
@@ -248,7 +248,7 @@ def thread_grid(threads: int, extents: tuple[int, int], blocks: tuple[int, int])
     return min(grids, key=largest)
 
 
-def _even(extent: int, block: int, unit: int) -> int:
+def even(extent: int, block: int, unit: int) -> int:
     """The smallest multiple of `unit` that cuts an extent into as few parts as `block` allows."""
     parts = max(1, -(-extent // max(block // unit * unit, unit)))
     return max(unit, -(-extent // (parts * unit)) * unit)

@@ -77,6 +77,8 @@ class Problem:
     """Whether sums are no results yet: an epilogue makes those, or a conversion."""
     group: int = 1
     """Steps of the reduction in one element of the factors."""
+    whole_groups: bool = True
+    """Whether the reduction ends with a whole group."""
     dynamic: frozenset[int] = frozenset()
     """The iterators whose extent is known only at run time; here it is the last of `SCALES`."""
     scales: tuple["Problem", ...] = ()
@@ -147,8 +149,9 @@ class Problem:
         if count in (1, self.group):
             return self
         if position is None or self.sizes[position] <= 1:
-            return replace(self, group=count)
+            return replace(self, group=count, whole_groups=False)
         sizes = list(self.sizes)
+        whole = sizes[position] % count == 0
         sizes[position] = -(-sizes[position] // count)
         lhs, rhs = (_in_groups(operand, position, count) for operand in (self.lhs, self.rhs))
         return replace(
@@ -157,6 +160,7 @@ class Problem:
             lhs=lhs,
             rhs=rhs,
             group=count,
+            whole_groups=whole,
             scales=tuple(scale.in_groups(count) for scale in self.scales),
         )
 

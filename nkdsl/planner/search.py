@@ -37,7 +37,8 @@ from nkdsl.planner.cost import (
 )
 from nkdsl.planner.problem import SCALES, Problem, Role
 from nkdsl.planner.registers import block_tile
-from nkdsl.targets.model import Instruction, Target
+from nkdsl.planner.tiles import check_tiles, predict_tiles, tile_plans
+from nkdsl.targets.model import Instruction, Target, TileInstruction
 
 LOOP_CYCLES = 0.5
 """Lost at the end of a turn of the inner loop: its counter and branch take FMA issue slots."""
@@ -154,7 +155,7 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
     target.instruction_for(problem.operand, problem.other)  # says what there is if there is none
     found: list[tuple[float, PlanAttr]] = []
     refused: Unsupported | None = None
-    for instruction in target.instructions_for(problem.operand, problem.other):
+    for instruction in every_instruction(problem, target):
         stated = problem.in_groups(instruction.k)
         try:
             plan = _find(stated, target, instruction, threads)
@@ -169,8 +170,22 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
     return min(found, key=itemgetter(0))[1]
 
 
+def every_instruction(problem: Problem, target: Target) -> tuple[Instruction, ...]:
+    """What multiplies the factors on a target: vectors, and tiles if it has some for them."""
+    vectors = target.instructions_for(problem.operand, problem.other)
+    tiled = target.tile_instruction_for(problem.operand, problem.other)
+    return vectors if tiled is None else (*vectors, tiled)
+
+
+def is_tiled(target: Target, plan: PlanAttr) -> bool:
+    """Whether a plan multiplies tiles."""
+    return isinstance(target.instruction(plan.instruction.data), TileInstruction)
+
+
 def _predicted(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     """The predicted cost of a plan, for groups if the problem is one of groups."""
+    if is_tiled(target, plan):
+        return predict_tiles(problem, target, plan)
     return (predict_blocked if plan.blocked else predict)(problem, target, plan)
 
 
@@ -223,7 +238,7 @@ def _find_dynamic(problem: Problem, target: Target, instruction: Instruction) ->
     plans = [plan for plan in every if plan.pack.data != "none"] or every
     if not plans:
         raise Unsupported(_why_none(problem, instruction))
-    plans.sort(key=lambda plan: predict_blocked(problem, target, plan).cycles)
+    plans.sort(key=lambda plan: _predicted(problem, target, plan).cycles)
     found = [_with_threshold(problem, target, plan) for plan in plans[:FINALISTS]]
     return max(found, key=lambda pair: pair[1])[0]
 
@@ -233,6 +248,7 @@ def _with_threshold(problem: Problem, target: Target, plan: PlanAttr) -> tuple[P
     lanes = plan.lanes.data
     # Microkernels that make up groups themselves would be as much code again.
     in_one_place = problem.is_scattered(STREAMED[lanes]) or plan.pack.data == "none"
+    in_one_place |= is_tiled(target, plan)
     if in_one_place or not in_whole_registers(problem, target, lanes):
         return plan, _mean_share(problem, target, plan)
     in_place = plan.with_entries(pack="none")
@@ -254,7 +270,7 @@ def _with_threshold(problem: Problem, target: Target, plan: PlanAttr) -> tuple[P
 
 def _mean_share(problem: Problem, target: Target, plan: PlanAttr) -> float:
     """The product of a plan's shares of the peak at all scales, if it packs at all of them."""
-    return math.prod(predict_blocked(scale, target, plan).share_of_peak for scale in problem.scales)
+    return math.prod(_predicted(scale, target, plan).share_of_peak for scale in problem.scales)
 
 
 def _find_shared(
@@ -270,20 +286,22 @@ def _find_shared(
     alone = _find_alone(problem, target, instruction)
     best: tuple[float, PlanAttr] | None = None
     for plan in _blocked_candidates(problem, target, instruction):
-        if not _sums_alike(problem, alone, plan):
+        if not _sums_alike(problem, instruction, alone, plan):
             continue
-        cycles = predict_blocked(problem, target, plan).cycles
+        cycles = _predicted(problem, target, plan).cycles
         if best is None or cycles < best[0]:
             best = cycles, plan
     return None if best is None else best[1].with_entries(threads=threads)
 
 
-def _sums_alike(problem: Problem, alone: PlanAttr, shared: PlanAttr) -> bool:
+def _sums_alike(
+    problem: Problem, instruction: Instruction, alone: PlanAttr, shared: PlanAttr
+) -> bool:
     """Whether two plans add up the products of an element in one order, with the same roundings.
 
     With lanes along k each lane has a sum of its own.
     """
-    if alone.blocked:
+    if alone.blocked or isinstance(instruction, TileInstruction):
         return alone.k_block.data == shared.k_block.data
     if alone.lanes.data == "k":
         return False
@@ -305,6 +323,9 @@ def candidates(problem: Problem, target: Target, instruction: Instruction) -> It
 def _candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:
     """The same, for a problem of the instruction's groups."""
     if _other_groups(problem, instruction) is not None:
+        return
+    if isinstance(instruction, TileInstruction):
+        yield from tile_plans(problem, target, instruction)
         return
     plans = _all_candidates(problem, target, instruction)
     yield from _possible(problem, target, instruction, plans)
@@ -412,6 +433,9 @@ def _blocked_candidates(
     # Without cache blocks only one factor can be packed.
     # Refuses a result that can't be written.
     ways = layouts(problem, target, flips=instruction.flips)
+    if isinstance(instruction, TileInstruction):
+        yield from tile_plans(problem, target, instruction)
+        return
     needed = problem.dynamic or not ways
     if not needed and (small or problem.depth < 2):
         return
@@ -564,6 +588,9 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     problem, plan = grouped(problem, target, plan)
     if (reason := _other_groups(problem, instruction)) is not None:
         raise Unsupported(reason)
+    if isinstance(instruction, TileInstruction):
+        check_tiles(problem, target, plan)
+        return _predicted(problem, target, plan)
     if (reason := _why_not_flipped(problem, instruction, plan)) is not None:
         raise Unsupported(
             f"{instruction.name} flips signs, and makes up for that with sums of the factor that "

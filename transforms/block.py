@@ -81,7 +81,10 @@ from nkdsl.errors import Unsupported
 from nkdsl.planner.blocking import SHARED_STEPS, accumulates_apart, sides_of, thread_grid
 from nkdsl.planner.cost import FACTORS
 from nkdsl.planner.problem import Problem, Role
+from nkdsl.planner.search import is_tiled
 from nkdsl.planner.split import Run, extents_of, last_extent, split_evenly
+from nkdsl.targets import get_target
+from nkdsl.targets.model import TileInstruction
 from nkdsl.transforms.compose import (
     Schedule,
     enclosing_function,
@@ -291,13 +294,18 @@ class Blocker:
         """Elements of a register block along m or n."""
         return self.plan.plan.block[kind == "n"]
 
+    def _unit(self, kind: str) -> int:
+        """What parts along m, n or k are multiples of, but for the last one."""
+        if kind == "k":
+            return self.group
+        return self.lanes if kind == self.along else 1
+
     def _cache_block(self, kind: str) -> int:
         """Elements of a cache block along m, n or k, whole registers of them; 0 for all."""
-        plan = self.plan.plan
+        plan, unit = self.plan.plan, self._unit(kind)
         block = {"m": plan.m_block, "n": plan.n_block, "k": plan.k_block}[kind].data
         if kind == "k":
-            return -(-block // self.group) * self.group
-        unit = self.lanes if kind == self.along else 1
+            return -(-block // unit) * unit
         return max(block // unit, 1) * unit if block else 0
 
     # -------------------------------------------------------------------------------- loops
@@ -308,9 +316,13 @@ class Blocker:
             raise Unsupported("microkernels have their lanes along m or n, not k")
         self._reserve_workspace()
         if self.threads == 1:
-            self._outer(self.problem.outer("b", "m", "n"), self._product)
+            self._whole()
         else:
             self._share()
+
+    def _whole(self) -> None:
+        """One thread's part of everything."""
+        self._outer(self.problem.outer("b", "m", "n"), self._product)
 
     @property
     def threads(self) -> int:
@@ -361,7 +373,7 @@ class Blocker:
         self.scratch = self.scratch and inside[self.scratch]
         self.thread = block.args[-1]
         self.reduction = self._reduction()
-        self._outer(self.problem.outer("b", "m", "n"), self._product)
+        self._whole()
 
     def _steps(self) -> SSAValue:
         """Multiplications of the whole product."""
@@ -376,8 +388,8 @@ class Blocker:
             return along, across
         columns, rows = self._grid(along.length, across.length)
         return (
-            self._own_share(along, self.loops.div(self.thread, rows), columns, self.lanes),
-            self._own_share(across, self.loops.rem(self.thread, rows), rows, 1),
+            self._own_share(along, self.loops.div(self.thread, rows), columns, self.along),
+            self._own_share(across, self.loops.rem(self.thread, rows), rows, self.across),
         )
 
     def _grid(self, along: Length, across: Length) -> tuple[SSAValue, SSAValue]:
@@ -398,9 +410,9 @@ class Blocker:
         )
         return columns, rows
 
-    def _own_share(self, part: Part, number: SSAValue, count: SSAValue, unit: int) -> Part:
+    def _own_share(self, part: Part, number: SSAValue, count: SSAValue, kind: str) -> Part:
         """One of `count` even shares of a part, in whole units; of known size if all are equal."""
-        loops, size = self.loops, part.length.value
+        loops, size, unit = self.loops, part.length.value, self._unit(kind)
         known, parts = part.length.known, constant_index(count)
         if known is not None and parts is not None and known % (parts * unit) == 0:
             share = loops.constant(known // parts)
@@ -445,7 +457,7 @@ class Blocker:
                 self._split(
                     self.reduction,
                     self._cache_block("k"),
-                    self.group,
+                    self._unit("k"),
                     lambda k: self._cache_blocks(part, rows, k),
                     at_least_once=True,
                 )
@@ -457,14 +469,14 @@ class Blocker:
                 over_reduction(part, across)
                 return
             rows = self._cache_block(self.across)
-            self._split(across, rows, 1, lambda y: apart(part, y))
+            self._split(across, rows, self._unit(self.across), lambda y: apart(part, y))
 
         def apart(x: Part, y: Part) -> None:
             self.corner = {self.along: x.start, self.across: y.start}
             over_reduction(x, y)
             self._finish(x, y)
 
-        self._split(along, self._cache_block(self.along), self.lanes, over_parts)
+        self._split(along, self._cache_block(self.along), self._unit(self.along), over_parts)
 
     def _finish(self, x: Part, y: Part) -> None:
         """Make results of a block of sums, a register at a time."""
@@ -504,14 +516,25 @@ class Blocker:
         for memory, map_ in zip(self.values.memrefs[3:], op.indexing_maps[3:], strict=True):
             indices = evaluate(map_, {**self.at, **inner}, loops)
             extras.append(BlockAccess(memory, tuple(indices), extra_tags(self.problem, map_)))
+        self._store_result(loaded, out, [place[tag] for tag in out.tags], tail, extras)
+
+    def _store_result(
+        self,
+        sums: SSAValue,
+        out: View,
+        place: Sequence[SSAValue],
+        tail: SSAValue | None,
+        extras: Sequence[BlockAccess],
+    ) -> None:
+        """Make results of sums whose reduction is over."""
         store = StoreOp(
-            *(loaded, out.memory, [place[tag] for tag in out.tags], out.tags),
+            *(sums, out.memory, place, out.tags),
             accumulate=not self.problem.from_zero,
             tail=tail,
             extras=extras,
             epilogue=self._epilogue(self.values.captured),
         )
-        loops.insert(store)
+        self.loops.insert(store)
 
     def _scratch_view(self) -> View:
         """This thread's block of sums: rows along the lanes."""
@@ -521,7 +544,7 @@ class Blocker:
         start = loops.constant(0)
         if self.thread is not None:
             start = loops.mul(self.thread, loops.constant(rows * width))
-        offset = _number(start)
+        offset = as_number(start)
         layout = StridedLayoutAttr([width, 1], offset if isinstance(offset, int) else None)
         type_ = MemRefType(self.op.accumulator, [rows, width], layout)
         op = memref.ReinterpretCastOp(
@@ -591,7 +614,7 @@ class Blocker:
                 self._fill_rows(broadcast, part, k)
             self._register_blocks(along, part, k, vector, broadcast)
 
-        self._split(across, self._cache_block(self.across), 1, over_blocks)
+        self._split(across, self._cache_block(self.across), self._unit(self.across), over_blocks)
 
     def _register_blocks(
         self, along: Part, across: Part, k: Part, vector: Packed | None, broadcast: Packed | None
@@ -738,8 +761,7 @@ class Blocker:
 
     def _each_block(self, part: Part, kind: str, body: Callable[[Part], None]) -> None:
         """A loop over the register blocks of a part."""
-        unit = self.lanes if kind == self.along else 1
-        self._split(part, self._register_block(kind), unit, body, runs=True)
+        self._split(part, self._register_block(kind), self._unit(kind), body, runs=True)
 
     def _split(
         self,
@@ -875,7 +897,7 @@ class Blocker:
         depth = self._groups(self.reduction) if within is not None else self.reduction
         lengths |= {"_": 1, "k": _extent(depth.length), "g": self.group}
         sizes = [lengths[tag] for tag in tags]
-        offsets = [_number(index) for index in indices]
+        offsets = [as_number(index) for index in indices]
         full = memref.SubviewOp.infer_result_type(whole.type, offsets, sizes, [1] * len(sizes))
         strides = full.get_strides()
         assert strides is not None
@@ -932,8 +954,8 @@ class Blocker:
 
     # ------------------------------------------------------------------------------ packing
 
-    def _reserve_workspace(self) -> None:
-        """A place for each packed factor, one behind the other."""
+    def _reserve_workspace(self) -> int:
+        """A place for each packed factor, one behind the other; returns where they end."""
         start = 0
         for role in FACTORS:
             if self.plan.plan.packs(role):
@@ -959,6 +981,8 @@ class Blocker:
             elements = self._largest(self.across) * self._scratch_width * self.threads
             apart = MemRefType(self.op.accumulator, [elements])
             self.scratch = self.loops.insert(WorkspaceOp(apart, start)).result
+            start += elements * self.problem.accumulator.size
+        return -(-start // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
 
     @property
     def _sums_width(self) -> int:
@@ -975,7 +999,7 @@ class Blocker:
         if self.thread is not None:
             slices = loops.mul(self.thread, loops.constant(self._sums_width))
             place = loops.add(slices, place)
-        offset = _number(place)
+        offset = as_number(place)
         type_ = MemRefType(
             self.op.accumulator,
             [_static(width)],
@@ -1012,7 +1036,7 @@ class Blocker:
     @property
     def _deepest(self) -> int:
         """Steps of the largest part of the reduction, in whole groups."""
-        return -(-self._largest("k") // self.group) * self.group
+        return -(-self._largest("k") // self._unit("k")) * self._unit("k")
 
     def _largest(self, kind: str) -> int:
         """The largest part of an iterator that is packed at once."""
@@ -1040,8 +1064,8 @@ class Blocker:
         """Where the panel that begins at index `at` along m or n lies in the packed part."""
         if packed.single:
             return packed.slice
-        group = self.loops.constant(self.group)
-        depth = self.loops.mul(self.loops.ceildiv(k.length.value, group), group)
+        unit = self.loops.constant(self._unit("k"))
+        depth = self.loops.mul(self.loops.ceildiv(k.length.value, unit), unit)
         place = self.loops.mul(self.loops.sub(at, packed.origin), depth)
         return self.loops.add(packed.slice, place)
 
@@ -1120,7 +1144,7 @@ class Blocker:
         """A panel in a part of the workspace: rows along k, or of groups of k."""
         if self.group == 1:
             return self._matrix(memory, place, k.length, width)
-        loops, offset, group = self.loops, _number(place), self.group
+        loops, offset, group = self.loops, as_number(place), self.group
         rows = _extent(self._groups(k).length)
         if isinstance(width, int):
             pitch: SSAValue | int = width * group
@@ -1155,11 +1179,12 @@ class Blocker:
         swapped: bool = False,
     ) -> SSAValue:
         """A contiguous matrix in a part of the workspace, or its transpose."""
+        assert isinstance(memory.type, MemRefType)
         order = -1 if swapped else 1
-        offset, sizes = _number(place), [_extent(rows), width][::order]
+        offset, sizes = as_number(place), [_extent(rows), width][::order]
         pitch = None if isinstance(width, SSAValue) else width
         type_ = MemRefType(
-            self.problem.operand.mlir,
+            memory.type.element_type,
             [_static(size) for size in sizes],
             StridedLayoutAttr([pitch, 1][::order], offset if isinstance(offset, int) else None),
         )
@@ -1205,7 +1230,7 @@ class Blocker:
             assert vector is not None
             lanes = self.loops.constant(self.lanes)
             width = self.loops.mul(self.loops.ceildiv(x.length.value, lanes), lanes)
-            beside.append(View(self._sums_of(vector, x.start, _number(width)), START))
+            beside.append(View(self._sums_of(vector, x.start, as_number(width)), START))
         loops = self.loops
         if x.length.known is not None and y.length.known is not None:
             shape = y.length.known, x.length.known
@@ -1259,7 +1284,7 @@ class Blocker:
     def _without_outer(self, view: View, parts: dict[str, Part], at: Sequence[SSAValue]) -> View:
         """A part of an operand without the dimensions that blocks don't lie on."""
         offsets = [
-            _number(index if tag == "_" else parts[tag].start)
+            as_number(index if tag == "_" else parts[tag].start)
             for tag, index in zip(view.tags, at, strict=True)
         ]
         sizes = [1 if tag == "_" else _extent(parts[tag].length) for tag in view.tags]
@@ -1291,7 +1316,7 @@ class Blocker:
         lanes = self.loops.constant(self.lanes)
         width = self.loops.mul(self.loops.ceildiv(block.length.value, lanes), lanes)
         place = self._place(packed, block.start, k)
-        panel = self._panel(packed.memory, place, k, _number(width))
+        panel = self._panel(packed.memory, place, k, as_number(width))
         return View(panel, "k" + self.along + ("g" if self.group > 1 else ""))
 
     def _broadcast_view(self, block: Part, k: Part, packed: Packed | None) -> View:
@@ -1320,7 +1345,7 @@ class Blocker:
         if "g" in view.tags:
             every = Part(self.loops.constant(0), self._known(self.group))
             parts = {**parts, "k": self._groups(parts["k"]), "g": every}
-        offsets = [_number(parts[tag].start) for tag in view.tags]
+        offsets = [as_number(parts[tag].start) for tag in view.tags]
         sizes = [_extent(parts[tag].length) for tag in view.tags]
         type_ = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, [1] * len(sizes))
         op = memref.SubviewOp.get(view.memory, offsets, sizes, [1] * len(sizes), type_)
@@ -1444,8 +1469,8 @@ class Blocker:
                     rhs,
                     out,
                     [
-                        *(_tags_map(views[role].tags, self.group) for role in _ROLES),
-                        *(_tags_map(view.tags, self.group) for view, _ in extras[: len(others)]),
+                        *(tags_map(views[role].tags, self.group) for role in _ROLES),
+                        *(tags_map(view.tags, self.group) for view, _ in extras[: len(others)]),
                     ],
                     start=beginning,
                     unsigned=None if self.op.unsigned is None else self.op.unsigned.data,
@@ -1505,12 +1530,13 @@ class Blocker:
             name += "_"
         return name
 
-    def _add_function(self, name: str, block: Block) -> None:
+    def _add_function(self, name: str, block: Block) -> func.FuncOp:
         """Add a private function."""
         types = [argument.type for argument in block.args]
         function = func.FuncOp(name, (types, []), Region(block), visibility="private")
         function.attributes[TARGET_ATTRIBUTE] = StringAttr(self.plan.target.name)
         self.module.body.block.add_op(function)
+        return function
 
 
 _ROLES: tuple[Role, ...] = ("lhs", "rhs", "out")
@@ -1530,7 +1556,7 @@ def _rows_type(type_: MemRefType, width: int, pitch: int | None = None) -> MemRe
     return MemRefType(type_.element_type, [DYNAMIC_INDEX, width, *group], layout)
 
 
-def _tags_map(tags: str, group: int) -> AffineMap:
+def tags_map(tags: str, group: int) -> AffineMap:
     """The map of an operand whose dimensions are indexed by iterators of these kinds."""
 
     def index(tag: str) -> AffineExpr:
@@ -1549,7 +1575,7 @@ def _known(value: SSAValue | int) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _number(value: SSAValue) -> SSAValue | int:
+def as_number(value: SSAValue) -> SSAValue | int:
     """A constant as a number."""
     known = constant_index(value)
     return value if known is None else known
@@ -1567,7 +1593,7 @@ def _dynamic(*values: SSAValue | int) -> list[SSAValue]:
 
 def _extent(length: Length) -> SSAValue | int:
     """A length as a number, where it is known now."""
-    return _number(length.value)
+    return as_number(length.value)
 
 
 def _registers(bounds: Bounds, lanes: int) -> tuple[int, int]:
@@ -1577,10 +1603,22 @@ def _registers(bounds: Bounds, lanes: int) -> tuple[int, int]:
     return max(1, -(-low // lanes)), -(-high // lanes)
 
 
+def _blocker(plan: Schedule) -> type[Blocker]:
+    """What cuts a product: into blocks of vector registers, or of tiles."""
+    from nkdsl.transforms.block_outer import OuterBlocker
+    from nkdsl.transforms.block_tiles import TileBlocker
+
+    if not isinstance(plan.instruction, TileInstruction):
+        return Blocker
+    return OuterBlocker if plan.instruction.scalable else TileBlocker
+
+
 def _needs_blocks(op: GemmOp, plan: PlanAttr) -> bool:
     """Whether only microkernels can do it: its plan says so, or its sizes or update are unknown."""
     if plan.edges.data == "masked":
         return False
+    if is_tiled(get_target(plan.target.data), plan):
+        return True
     open_update = op.first is not None or op.alpha is not None
     return plan.blocked or open_update or min(op.sizes, default=0) < 0
 
@@ -1599,7 +1637,7 @@ class BlockPass(ModulePass):
             try:
                 plan = schedule(gemm)
                 function = enclosing_function(gemm)
-                Blocker(plan, op, function).block()
+                _blocker(plan)(plan, op, function).block()
             except Unsupported as error:
                 refuse(gemm, str(error))
             Rewriter.erase_op(gemm)

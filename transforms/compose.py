@@ -69,9 +69,10 @@ from nkdsl.planner.problem import Role
 from nkdsl.planner.search import grouped
 from nkdsl.planner.split import Run, split_evenly
 from nkdsl.targets import get_target
-from nkdsl.targets.model import Instruction, Target
+from nkdsl.targets.model import Instruction, Target, TileInstruction
 from nkdsl.transforms.loops import Carried, LoopBuilder
 from nkdsl.transforms.microkernel import Microkernel
+from nkdsl.transforms.tile_microkernel import OuterMicrokernel, TileMicrokernel
 
 SHORT_ROW_LINES = 4
 """Rows of fewer cache lines are not prefetched a line ahead: a quarter or more would be wasted."""
@@ -80,6 +81,14 @@ SHORT_ROW_LINES = 4
 STREAM_AHEAD = 2048
 """Bytes by which rows that are streamed, few at a time, are asked for ahead: on Zen 4 a product
 with one row then reads memory at 25 instead of 22 GB/s, one with four rows at 18 instead of 15."""
+
+
+def microkernel_of(plan: PlanAttr) -> type[Microkernel]:
+    """What composes a masked product: of vector registers, of tiles, or of outer products."""
+    instruction = get_target(plan.target.data).instruction(plan.instruction.data)
+    if not isinstance(instruction, TileInstruction):
+        return Microkernel
+    return OuterMicrokernel if instruction.scalable else TileMicrokernel
 
 
 @dataclass(frozen=True)
@@ -647,7 +656,7 @@ class ComposePass(ModulePass):
                 entry = enclosing_function(gemm).body.blocks[0]
                 if gemm.plan is not None and gemm.plan.edges.data == "masked":
                     loops = LoopBuilder(entry, InsertPoint.before(gemm))
-                    Microkernel(gemm, gemm.plan, loops).compose()
+                    microkernel_of(gemm.plan)(gemm, gemm.plan, loops).compose()
                 else:
                     Composer(schedule(gemm), entry).compose()
             except Unsupported as error:

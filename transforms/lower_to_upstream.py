@@ -66,7 +66,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.utils.type import get_element_type_or_self
 
 from nkdsl.diagnostics import refuse
-from nkdsl.dialects import nkvector
+from nkdsl.dialects import nkvector, tile
 from nkdsl.dialects.nanokernel import TARGET_ATTRIBUTE, MicrokernelOp, WorkspaceOp
 from nkdsl.dialects.nkvector import constant_index, register_type
 from nkdsl.dialects.vector_arith import on_vectors
@@ -74,8 +74,11 @@ from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.layout import Layout, layout_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
+from nkdsl.transforms.amx_to_upstream import AmxLowering
 from nkdsl.transforms.loops import LoopBuilder, Scopes, index_arithmetic
 from nkdsl.transforms.registers import zeros
+from nkdsl.transforms.sme_to_upstream import SmeLowering
+from nkdsl.transforms.tiles_to_upstream import TileLowering, has_tiles
 from nkdsl.types import element_type_of
 
 OperationT = TypeVar("OperationT", bound=Operation)
@@ -126,7 +129,8 @@ class Place:
     """Elements from there on."""
 
 
-Access = nkvector.LoadOp | nkvector.StoreOp | nkvector.BroadcastLoadOp | nkvector.PrefetchOp
+VectorAccess = nkvector.LoadOp | nkvector.StoreOp | nkvector.BroadcastLoadOp | nkvector.PrefetchOp
+Access = VectorAccess | tile.LoadOp | tile.StoreOp
 
 
 class Lowering:
@@ -162,10 +166,16 @@ class Lowering:
         self.integers: dict[tuple[Attribute, int], SSAValue] = {}
         self.workspace: SSAValue | None = None
         self.workspace_bytes = 0
+        self.tiles: TileLowering | None = None
 
     def run(self) -> None:
         """Rewrite the function."""
         self._arguments()
+        if has_tiles(self.function):
+            places = self._row_address, self._row_stride, self._address
+            scalable = self.target.tiles is not None and self.target.tiles.scalable
+            kind = SmeLowering if scalable else AmxLowering
+            self.tiles = kind(self.function, self.target, self.loops, *places)
         for block in self.function.body.blocks:
             self._block(block)
         self._signature()
@@ -181,7 +191,10 @@ class Lowering:
         replaced: list[Operation] = []
         for op in list(block.ops):
             self.loops.move_to(InsertPoint.before(op))
-            if self._op(op):
+            if self.tiles is not None and self.tiles.carries_tiles(op):
+                replaced.append(op)
+                op = self.tiles.without_tiles(op)
+            elif self._op(op):
                 replaced.append(op)
             for region in op.regions:
                 for inner in region.blocks:
@@ -251,7 +264,7 @@ class Lowering:
             case func.CallOp() if self._is_ours(op):
                 self._call(op.callee.string_value(), op.arguments)
             case _:
-                return False
+                return self.tiles is not None and self.tiles.rewrite(op)
         return True
 
     def _replace(self, op: Operation, new: Operation) -> None:
@@ -459,6 +472,17 @@ class Lowering:
                 operands=[address, read, near, data], properties=_PREFETCH_PROPERTIES
             )
         )
+
+    def _row_address(self, op: tile.LoadOp | tile.StoreOp) -> SSAValue:
+        """The address of a tile's first row."""
+        place, constant = self._place(op)
+        constant += place.constant
+        address = self._pointer(place)
+        return self._moved_pointer(address, place, constant) if constant else address
+
+    def _row_stride(self, op: tile.LoadOp | tile.StoreOp) -> Number:
+        """Elements from one row of a tile to the next."""
+        return self._view(op.memref).strides[op.rows.value.data]
 
     @cached_property
     def _prefetch_arguments(self) -> list[SSAValue]:
@@ -854,11 +878,12 @@ class Lowering:
         inputs = [argument.type for argument in self.entry.args]
         outputs = self.function.function_type.outputs.data
         self.function.properties["function_type"] = FunctionType.from_lists(inputs, list(outputs))
-        features = ",".join((*self.target.features, *self.target.tuning))
-        passthrough = [
+        features = ",".join((*self.target.required, *self.target.tuning))
+        passthrough: list[Attribute] = [
             ArrayAttr([StringAttr("target-cpu"), StringAttr(self.target.cpu)]),
             ArrayAttr([StringAttr("target-features"), StringAttr(features)]),
         ]
+        passthrough += self.tiles.passthrough if self.tiles is not None else ()
         if self.private:
             # func.func's own words for these are lost on the way down.
             self.function.attributes["llvm.linkage"] = llvm.LinkageAttr("internal")
@@ -870,6 +895,7 @@ class Lowering:
         # They are about the arguments as they were.
         self.function.properties.pop("arg_attrs", None)
         del self.function.attributes[TARGET_ATTRIBUTE]
+        self.function.attributes.pop(tile.CONFIGURATION_ATTRIBUTE, None)
         if self.workspace_bytes:
             self.function.attributes[WORKSPACE_ATTRIBUTE] = IntegerAttr(self.workspace_bytes, i64)
 

@@ -13,6 +13,8 @@ registers. Each op of the composed level has one rule:
   loaded as registers isn't in groups, rows are loaded and interleaved by shuffles; an element that
   is broadcast is a group of neighbours along k.
 - `store` with an epilogue: its operations, each on a whole register.
+- all of these on blocks of tiles: a tile at a time, see `nkdsl.transforms.tiles`,
+  and `nkdsl.transforms.outer_products` for tiles of scalable size.
 - `pack`: a loop over L×L tiles transposed in registers, see `nkdsl.transforms.packing`.
 
 ```mlir
@@ -75,8 +77,10 @@ from nkdsl.planner.registers import Register, registers_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
 from nkdsl.transforms.loops import Carried, LoopBuilder
+from nkdsl.transforms.outer_products import OuterBuilder
 from nkdsl.transforms.packing import Packer
 from nkdsl.transforms.registers import Access, RegisterBuilder, splat
+from nkdsl.transforms.tiles import TileBuilder
 from nkdsl.types import element_type, element_type_of
 
 
@@ -236,6 +240,8 @@ class Unroller:
         assert entry.first_op is not None
         self.loops = LoopBuilder(entry, InsertPoint.before(entry.first_op))
         self.build = RegisterBuilder(self.loops, target)
+        kind = OuterBuilder if target.tiles and target.tiles.scalable else TileBuilder
+        self.tiles = kind(self.loops, target, function)
 
     def run(self) -> None:
         """Rewrite the whole function."""
@@ -272,6 +278,8 @@ class Unroller:
                 self._sum_panel(op)
             case scf.ForOp() if any(isinstance(a.type, BlockType) for a in op.iter_args):
                 self._loop(op)
+            case scf.IfOp() if any(isinstance(r.type, BlockType) for r in op.results):
+                self._branch(op)
             case scf.YieldOp() if any(isinstance(a.type, BlockType) for a in op.operands):
                 self.loops.insert(scf.YieldOp(*self._expand(op.operands)))
             case _:
@@ -304,6 +312,19 @@ class Unroller:
         loop = self.loops.insert(scf.ForOp(op.lb, op.ub, op.step, initial, new))
         self._carry(op.iter_args, op.res, loop.res)
         self._block(new)
+
+    def _branch(self, op: scf.IfOp) -> None:
+        """A branch that results in blocks results in their registers."""
+        end = op.true_region.block.last_op
+        assert end is not None
+        results = tuple(end.operands)
+        for region in op.regions:
+            self._block(region.block)
+        types = [value.type for value in self._expand(results)]
+        then, otherwise = (op.detach_region(region) for region in tuple(op.regions))
+        self.loops.move_to(InsertPoint.before(op))
+        branch = self.loops.insert(scf.IfOp(op.cond, types, then, otherwise))
+        self._carry(results, op.results, branch.results)
 
     def _carry(
         self, initial: Sequence[SSAValue], old: Sequence[SSAValue], new: Sequence[SSAValue]
@@ -351,6 +372,8 @@ class Unroller:
 
     def _zero(self, op: ZeroOp) -> Accumulators:
         block, instruction = _block_type(op.result), self._instruction(op.result)
+        if block.tiles is not None:
+            return Accumulators(tuple(self.tiles.zero(op)), instruction)
         layout = self._layout(block, instruction)
         widths = dict.fromkeys(register.lanes for _, register in layout)
         made = {width: self.build.zero(block.element_type, width) for width in widths}
@@ -358,13 +381,16 @@ class Unroller:
 
     def _load(self, op: LoadOp) -> Accumulators:
         access = Access(op.memref, tuple(op.indices), op.dims.data)
-        instruction = self._instruction(op.result)
-        positions = self._positions(access, _block_type(op.result), instruction)
-        element = _block_type(op.result).element_type
+        block, instruction = _block_type(op.result), self._instruction(op.result)
+        if block.tiles is not None:
+            return Accumulators(tuple(self.tiles.load(op)), instruction)
         return Accumulators(
             tuple(
-                self._converted(self.build.load(access, register, offsets), element)
-                for register, offsets in positions
+                self._converted(
+                    self.build.load(access, self._cut(register, _along(block), op.tail), offsets),
+                    block.element_type,
+                )
+                for register, offsets in self._positions(access, block, instruction)
             ),
             instruction,
         )
@@ -384,9 +410,10 @@ class Unroller:
     def _sum_panel(self, op: SumOp) -> None:
         """Sums over k of a panel: products with ones, and then with the factor."""
         assert isinstance(op.panel.type, MemRefType)
-        unsigned = op.unsigned is not None
-        factor, one = ("u8", "s8") if unsigned else ("s8", "u8")
-        instruction = self.target.instruction_for(element_type(one), element_type(factor))
+        factor = element_type("u8" if op.unsigned is not None else "s8")
+        candidates = (self.target.instruction_for(element_type(t), factor) for t in ("u8", "s8"))
+        # One is a number of either type: whichever the target multiplies as it is.
+        instruction = next(i for i in candidates if not i.flips)
         loops, (_, width, group) = self.loops, op.panel.type.get_shape()
         zero = loops.constant(0)
         registers = registers_of(width, instruction, self.target)
@@ -423,6 +450,9 @@ class Unroller:
     def _store(self, op: StoreOp) -> None:
         access = Access(op.memref, tuple(op.indices), op.dims.data)
         block, accumulators = _block_type(op.block), self.blocks[op.block]
+        if block.tiles is not None:
+            self.tiles.store(op, accumulators.registers)
+            return
         if block.lanes.data == "k":
             self._store_sums(op, access)
             return
@@ -583,6 +613,8 @@ class Unroller:
         instruction = self.target.instruction(op.instruction.data)
         values = list(self.blocks[op.acc].registers)
         depth = op.depth.value.data
+        if op.block.tiles is not None:
+            return Accumulators(tuple(self.tiles.step(op, values)), instruction)
         if op.block.lanes.data == "k":
             width = instruction.lanes * instruction.k
             for start in range(0, depth, width):

@@ -12,7 +12,8 @@ Each operation has one rule, a short method beside its dialect's others:
     executor    runs a module's functions by their rules
     iteration   index maps as arrays of positions, for linalg and whole products
     instructions    what an instruction computes: entries of the target's table
-    arith, linalg, math, nanokernel, nkvector, scf, upstream      the rules
+    arith, linalg, math, nanokernel, nkvector, tile, scf, upstream      the rules
+    amx             tile registers as intrinsics know them
 
 A module must compute the same at every level, up to the rounding that a lowering is free to
 choose; `nkdsl.testing` checks that. The upstream level is keyed by upstream names and reads no
@@ -47,6 +48,7 @@ from nkdsl.interpreters.nanokernel import NanokernelFunctions, poisoned, workspa
 from nkdsl.interpreters.nkvector import NkVectorFunctions
 from nkdsl.interpreters.omp import OmpFunctions
 from nkdsl.interpreters.scf import ScfFunctions
+from nkdsl.interpreters.tile import TileFunctions
 from nkdsl.interpreters.upstream import MemRefFunctions, VectorFunctions
 from nkdsl.interpreters.vector_arith import VectorArithFunctions
 
@@ -70,6 +72,7 @@ _FUNCTIONS = (
     ScfFunctions,
     ArithFunctions,
     VectorArithFunctions,
+    TileFunctions,
     MathFunctions,
     LinalgFunctions,
     NanokernelFunctions,

@@ -215,6 +215,14 @@ class Buffer:
         self._check_register(position, len(values))
         self.data[position : position + len(values)] = values
 
+    def rows(self, indices: Sequence[int], dimension: int, shape: tuple[int, int]) -> Positions:
+        """Positions of rows of consecutive elements, which follow one another along a dimension."""
+        rows, columns = shape
+        starts = self.address(indices) + np.arange(rows)[:, None] * self.strides[dimension]
+        positions = np.asarray(starts + np.arange(columns))
+        self._check_positions(positions)
+        return positions
+
     def _check_register(self, position: int, lanes: int) -> None:
         if lanes and not 0 <= position <= len(self.data) - lanes:
             raise InterpretationError(

@@ -35,6 +35,7 @@ from nkdsl.interpreters.arith import multiply_add
 from nkdsl.interpreters.buffer import Array, Buffer, Positions, dtype_of, row_major
 from nkdsl.interpreters.instructions import Instructions, as_element, reread
 from nkdsl.interpreters.iteration import Iteration, at, gather
+from nkdsl.interpreters.tile import vscale
 from nkdsl.targets import Instruction
 from nkdsl.targets.semantics import rounded
 
@@ -122,9 +123,32 @@ def _meaningless(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.full(shape, MEANINGLESS if dtype.kind in "iu" else np.nan, dtype)
 
 
+Place = tuple[Buffer, Sequence[int], str]
+"""A memref, the indices of an element, and the tags of its dimensions."""
+
+
+def _shape(block: nanokernel.BlockType) -> tuple[int, int]:
+    """A block's (M, N), for vectors as long as they are now."""
+    rows, columns = block.shape
+    return (rows * vscale(), columns * vscale()) if block.scalable else (rows, columns)
+
+
+def _within(
+    extents: tuple[int, int], block: nanokernel.BlockType, *places: Place
+) -> tuple[int, int]:
+    """How much of a block's (M, N) exists where it lies: a scalable one ends where memrefs do."""
+    found = list(extents)
+    for buffer, corner, dims in places if block.scalable else ():
+        for dimension, tag in enumerate(dims):
+            if tag in "mn":
+                left = buffer.shape[dimension] - corner[dimension]
+                found["mn".index(tag)] = min(found["mn".index(tag)], left)
+    return found[0], found[1]
+
+
 def _existing(block: nanokernel.BlockType, tail: int | None) -> tuple[int, int]:
     """How much of a block's (M, N) exists: with a tail, that many elements along the lanes."""
-    rows, columns = block.shape
+    rows, columns = _shape(block)
     if tail is None:
         return rows, columns
     along_rows = block.lanes.data == "m"
@@ -168,17 +192,17 @@ def _accumulate_lanes(instruction: Instruction, acc: Array, lhs: Array, rhs: Arr
 
 def _accumulate_block(instruction: Instruction, acc: Array, lhs: Array, rhs: Array) -> Array:
     """Steps one after the other: lhs (M, K), rhs (N, K), acc (M, N)."""
-    group = instruction.k
+    group = instruction.steps
     for k in range(0, lhs.shape[1], group):
         acc = _executed(instruction, acc, lhs[:, None, k : k + group], rhs[None, :, k : k + group])
     return acc
 
 
 def _executed(instruction: Instruction, acc: Array, lhs: Array, rhs: Array) -> Array:
-    """The sums after one instruction; the factors' last axis is the group."""
-    shape = (*acc.shape, instruction.k)
+    """The sums after one instruction; the factors' last axis is what it takes of k."""
+    shape = (*acc.shape, instruction.steps)
     lhs, rhs = (np.broadcast_to(factor, shape) for factor in (lhs, rhs))
-    if instruction.k == 1:
+    if instruction.steps == 1:
         lhs, rhs = lhs[..., 0], rhs[..., 0]
     return instruction.semantics(acc, lhs, rhs)
 
@@ -285,18 +309,23 @@ class NanokernelFunctions(InterpreterFunctions):
     ) -> PythonValues:
         type_ = op.result.type
         assert isinstance(type_, nanokernel.BlockType)
-        shape = (*type_.shape, 1) if type_.lanes.data == "k" else type_.shape
+        shape = (*type_.shape, 1) if type_.lanes.data == "k" else _shape(type_)
         return (np.zeros(shape, dtype_of(type_.element_type)),)
 
     @impl(nanokernel.LoadOp)
     def run_load(
         self, interpreter: Interpreter, op: nanokernel.LoadOp, args: PythonValues
     ) -> PythonValues:
-        buffer, *corner = args
+        tail, rest = (args[0], args[1:]) if op.tail is not None else (None, args)
+        buffer, *corner = rest
         type_ = op.result.type
         assert isinstance(type_, nanokernel.BlockType)
-        values = buffer.data[_tile(buffer, corner, op.dims.data, "mn", type_.shape)]
-        values = values.astype(dtype_of(type_.element_type), copy=False)
+        rows, columns = _within(_existing(type_, tail), type_, (buffer, corner, op.dims.data))
+        loaded = buffer.data[_tile(buffer, corner, op.dims.data, "mn", (rows, columns))]
+        values = loaded.astype(dtype_of(type_.element_type), copy=False)
+        if (rows, columns) != _shape(type_):
+            values = _meaningless(_shape(type_), values.dtype)
+            values[:rows, :columns] = loaded
         return (values[..., None] if type_.lanes.data == "k" else values,)
 
     @impl(nanokernel.StoreOp)
@@ -313,7 +342,7 @@ class NanokernelFunctions(InterpreterFunctions):
         extras, indices, (buffer, *corner) = (
             *(rest[: places[0]], rest[places[0] : places[1]], rest[places[1] :]),
         )
-        existing = _existing(type_, tail)
+        existing = _within(_existing(type_, tail), type_, (buffer, corner, op.dims.data))
         tile = _tile(buffer, corner, op.dims.data, "mn", existing)
         values = _tree_sum(block) if type_.lanes.data == "k" else block
         values = values[: existing[0], : existing[1]]
@@ -353,7 +382,7 @@ class NanokernelFunctions(InterpreterFunctions):
         acc = args[0]
         tail, panel, existing = _optional(args[end:], op.tail, op.kept, op.existing)
         depth = depth if existing is None else existing
-        rows, columns = _existing(op.block, tail)
+        rows, columns = _within(_existing(op.block, tail), op.block, lhs, rhs)
         factors = (
             _factor(lhs, "m", rows, depth, instruction.k),
             _factor(rhs, "n", columns, depth, instruction.k),
@@ -371,7 +400,7 @@ class NanokernelFunctions(InterpreterFunctions):
         )
         accumulate = _accumulate_lanes if op.block.lanes.data == "k" else _accumulate_block
         sums = accumulate(instruction, acc[:rows, :columns], left, right)
-        if op.tail is None:
+        if (rows, columns) == acc.shape[:2]:
             return (sums,)
         # The other sums have no meaning: whoever uses them is found out.
         result = _meaningless(acc.shape, acc.dtype)

@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects import llvm, memref, vector
-from xdsl.dialects.builtin import DYNAMIC_INDEX, I64, DenseArrayBase, MemRefType, VectorType
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    I64,
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    MemRefType,
+    VectorType,
+)
 from xdsl.dialects.utils import FastMathFlag
 from xdsl.interpreter import (
     Interpreter,
@@ -29,7 +36,9 @@ from xdsl.interpreter import (
 from xdsl.ir import Attribute, Operation
 from xdsl.utils.exceptions import InterpretationError
 
+from nkdsl.interpreters.amx import AmxUnit, Memory
 from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, reinterpret, row_major
+from nkdsl.interpreters.neon import NEON
 from nkdsl.targets.semantics import dot_bf16, dot_int8, fma
 
 _NO_EFFECT = frozenset({"llvm.prefetch.p0", "llvm.prefetch"})
@@ -83,9 +92,10 @@ _INTRINSICS: dict[str, Callable[..., Array]] = {
     "llvm.x86.sse2.pmadd.wd": _dot_words,
     "llvm.x86.avx2.pmadd.wd": _dot_words,
     "llvm.x86.avx512.pmaddw.d.512": _dot_words,
+    **NEON,
 }
-"""What intrinsics compute, by LLVM's name. The documentation is Intel's, of the instructions
-VDPBF16PS, VPDPBUSD, VPDPBSSD, VPDPBSUD, VPDPBUUD, VPDPWSSD and PMADDWD."""
+"""What intrinsics compute, by LLVM's name. The documentation of those of x86 is Intel's, of the
+instructions VDPBF16PS, VPDPBUSD, VPDPBSSD, VPDPBSUD, VPDPBUUD, VPDPWSSD and PMADDWD."""
 
 
 def _scalar(value: Any) -> Any:
@@ -135,6 +145,30 @@ def _of_rank(part: Buffer, static_sizes: DenseArrayBase[I64], type_: MemRefType)
 @register_impls
 class MemRefFunctions(InterpreterFunctions):
     """The rules of `memref`, and of the few `llvm` operations that take addresses."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._tiles = AmxUnit(self._memory)
+        self._constants: dict[str, Array] = {}
+
+    @impl(memref.GlobalOp)
+    def run_global(
+        self, interpreter: Interpreter, op: memref.GlobalOp, args: PythonValues
+    ) -> PythonValues:
+        return ()
+
+    @impl(memref.GetGlobalOp)
+    def run_get_global(
+        self, interpreter: Interpreter, op: memref.GetGlobalOp, args: PythonValues
+    ) -> PythonValues:
+        name, type_ = op.name_.string_value(), _memref_type(op.memref.type)
+        if name not in self._constants:
+            constant = interpreter.get_op_for_symbol(op.name_)
+            assert isinstance(constant, memref.GlobalOp)
+            assert isinstance(constant.initial_value, DenseIntOrFPElementsAttr)
+            values = np.array(constant.initial_value.get_values(), dtype_of(type_.element_type))
+            self._constants[name] = values.reshape(type_.get_shape())
+        return (Buffer.of(self._constants[name]),)
 
     @impl(memref.LoadOp)
     def run_load(
@@ -242,6 +276,7 @@ class MemRefFunctions(InterpreterFunctions):
     ) -> PythonValues:
         source: Buffer = args[0]
         data = source.data
+        self._memory.add(data)
         return (data.__array_interface__["data"][0] + source.origin * data.itemsize,)
 
     @impl(llvm.IntToPtrOp)
@@ -265,6 +300,9 @@ class MemRefFunctions(InterpreterFunctions):
     ) -> PythonValues:
         name = op.intrin.data
         if name in _NO_EFFECT:
+            return ()
+        if (runs := self._tiles.runs(name)) is not None:
+            runs(*args)
             return ()
         if name not in _INTRINSICS:
             raise InterpretationError(f"the intrinsic '{name}' has no semantics here")

@@ -6,6 +6,7 @@ from xdsl.utils.exceptions import DiagnosticException
 
 from nkdsl.backends.mlir import started_translator
 from nkdsl.dialects.nanokernel import GemmOp
+from nkdsl.emulation.calls import emulated_target
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import Source, load, make_context, to_generic_text
 from nkdsl.pipeline import collector_paused, lower
@@ -26,6 +27,7 @@ def compile(
     *,
     function: str | None = None,
     threads: int | None = 1,
+    emulate: bool = False,
 ) -> Kernel:
     """Compile a function that holds matrix products.
 
@@ -36,6 +38,8 @@ def compile(
         function: which function; may be left out where the program has only one.
         threads: how many threads may share a product; None for as many as this process should use
             (`NKDSL_NUM_THREADS`, else its share of the cores). Results don't depend on it.
+        emulate: whether calls go through an emulator where this CPU isn't the target: of Intel AMX
+            in this process, of AArch64 in a process of QEMU. It is right, not fast.
 
     Returns:
         The kernel. Its machine code is made here if this CPU can run the target, so that the
@@ -47,6 +51,8 @@ def compile(
         ToolNotFound: where mlir-opt or mlir-translate is missing; says how to install it.
     """
     resolved = get_target(target) if isinstance(target, str) else target
+    if emulate:
+        resolved = emulated_target(resolved)
     count = usable_threads(threads)
     with collector_paused, started_translator() as translator:
         context = make_context()
@@ -69,8 +75,9 @@ def compile(
         workspace_bytes=workspace_bytes(chosen),
         plans=plans,
         threads=count,
+        emulate=emulate,
     )
-    if can_run(resolved) is None:
+    if emulate or can_run(resolved) is None:
         kernel.prepare()
     return kernel
 

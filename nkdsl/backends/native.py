@@ -14,12 +14,13 @@ switch for the whole process. (`llc -enable-misched=false` does the same.)
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
 
+from nkdsl.backends.routines import with_routines
 from nkdsl.errors import ToolFailed, Unsupported
 from nkdsl.targets import can_run
 from nkdsl.targets.model import Target
@@ -38,7 +39,7 @@ def _target_machine(target: Target, *, jit: bool) -> Any:
     _initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
-        features=",".join((*target.features, *target.tuning)),
+        features=",".join((*target.required, *target.tuning)),
         opt=3,
         reloc="default" if jit else "pic",
         codemodel="jitdefault" if jit else "default",
@@ -49,7 +50,7 @@ def _target_machine(target: Target, *, jit: bool) -> Any:
 def _optimized(llvm_ir: str, machine: Any, triple: str) -> Any:
     """The module after `PASSES`."""
     try:
-        module = llvm.parse_assembly(llvm_ir)
+        module = llvm.parse_assembly(with_routines(llvm_ir))
         module.triple = triple
         module.verify()
     except RuntimeError as error:
@@ -91,13 +92,18 @@ class LoadedCode:
         return int(self.engine.get_function_address(symbol))
 
 
-def load(llvm_ir: str, target: Target) -> LoadedCode:
+def load(llvm_ir: str, target: Target, *, emulated: bool = False) -> LoadedCode:
     """Machine code for this process.
+
+    Args:
+        llvm_ir: the module.
+        target: what it was made for.
+        emulated: whether its tile instructions will be emulated, so that the CPU may lack them.
 
     Raises:
         Unsupported: where this CPU lacks a feature that the target has.
     """
-    missing = can_run(target)
+    missing = can_run(replace(target, tiles=None) if emulated else target)
     if missing is not None:
         raise Unsupported(
             f"this CPU can't run code for target '{target.name}': {missing}; "

@@ -37,6 +37,7 @@ from nkdsl.bench.timing import (
 from nkdsl.cli.reference import Reference, Unbounded, make_arguments, make_reference
 from nkdsl.cli.shapes import Open, Shapes
 from nkdsl.cli.threads import add_threads
+from nkdsl.emulation.calls import emulated
 from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.frontend import load, make_context
 from nkdsl.runtime.kernel import Kernel
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random data; default: 0")
     add_threads(parser)
     parser.add_argument(
+        "--emulate",
+        action="store_true",
+        help="run the machine code of a target that is not here under an emulator: Intel AMX in "
+        "this process, AArch64 in QEMU; nothing is timed then",
+    )
+    parser.add_argument(
         "--rounds",
         type=int,
         help=f"turns of timing, 0 for none; default: {ROUNDS}, fewer of calls that take long",
@@ -79,30 +86,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Compile, check, time; raises `WrongAnswer` where numpy disagrees."""
     target = get_target(arguments.target)
-    if obstacle := can_run(target):
-        raise Unsupported(f"nothing to run: {obstacle}; nkdsl compile works for any target")
+    obstacle = can_run(target)
+    emulate = arguments.emulate and obstacle is not None
+    if obstacle and not emulate:
+        raise Unsupported(
+            f"nothing to run: {obstacle}; nkdsl compile works for any target, and --emulate runs "
+            "the code of some"
+        )
     context = make_context()
     module = load(Path(arguments.file), context)
-    kernel = compile_source(module, target, function=arguments.function, threads=arguments.threads)
+    kernel = compile_source(
+        module,
+        target,
+        function=arguments.function,
+        threads=arguments.threads,
+        emulate=emulate,
+    )
     reference = make_reference(module, kernel.signature, context)
     print(f"{kernel.c_declaration.removesuffix(';')}  for {target.name}")
     for line in _plans(kernel, reference):
         print(f"  kernel  {line}")
-    shapes = Open.of(kernel.signature)
-    if shapes.groups:
-        many = list(shapes.tried(kernel.plans))
-        print(f"  check   {_check(kernel, reference, many, arguments.seed)}", flush=True)
-        cases = [
-            (f"{size}: ", make_arguments(kernel.signature, arguments.seed, chosen))
-            for size, chosen in shapes.squares()
-        ]
-    else:
-        print(f"  check   {_check(kernel, reference, [()], arguments.seed)}", flush=True)
-        cases = [("", make_arguments(kernel.signature, arguments.seed))]
+    with emulated(kernel) if emulate else nullcontext() as told:
+        cases = _checked(kernel, reference, arguments.seed)
+    if emulate:
+        for line in told or ():
+            print(f"  emulated  {line}")
+        return 0
     for label, arrays in cases if arguments.rounds is None or arguments.rounds > 0 else ():
         for line in _speed(kernel, reference, arrays, target, arguments.rounds, arguments.threads):
             print(f"  speed   {label}{line}", flush=True)
     return 0
+
+
+def _checked(kernel: Kernel, reference: Reference, seed: int) -> list[tuple[str, tuple[Any, ...]]]:
+    """Check the kernel, say so, and give what it is to be timed on: a label, and arguments."""
+    shapes = Open.of(kernel.signature)
+    if shapes.groups:
+        many = list(shapes.tried(kernel.plans))
+        print(f"  check   {_check(kernel, reference, many, seed)}", flush=True)
+        return [
+            (f"{size}: ", make_arguments(kernel.signature, seed, chosen))
+            for size, chosen in shapes.squares()
+        ]
+    print(f"  check   {_check(kernel, reference, [()], seed)}", flush=True)
+    return [("", make_arguments(kernel.signature, seed))]
 
 
 def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:

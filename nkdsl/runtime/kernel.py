@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from nkdsl.backends import linker, native
 from nkdsl.backends.native import LoadedCode
+from nkdsl.emulation.calls import emulated_call
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import load, make_context, to_text
 from nkdsl.packed import Packed, Variants
@@ -21,6 +22,7 @@ from nkdsl.pipeline import LEVELS, lower
 from nkdsl.runtime import openmp
 from nkdsl.runtime.entry import CheckedCall, Entry, native_entry
 from nkdsl.runtime.signature import Signature
+from nkdsl.targets import can_run
 from nkdsl.targets.model import Target
 from nkdsl.tensors import Tensor, as_array
 
@@ -56,6 +58,7 @@ class Kernel:
         workspace_bytes: int,
         plans: tuple[str, ...],
         threads: int = 1,
+        emulate: bool = False,
     ):
         """Made by `nkdsl.compile`.
 
@@ -67,6 +70,7 @@ class Kernel:
             workspace_bytes: bytes of scratch memory that a call needs.
             plans: the plan of each product, in order.
             threads: how many it was planned for.
+            emulate: whether calls go through an emulator, where this CPU isn't the target.
         """
         self.signature = signature
         self.target = target
@@ -77,6 +81,7 @@ class Kernel:
         self._source = source
         self._threads = threads
         self._llvm_ir = llvm_ir
+        self._emulated = emulate and can_run(target) is not None
 
     def __repr__(self) -> str:
         return f"<nkdsl.Kernel {self.c_declaration} for {self.target.name}>"
@@ -147,7 +152,7 @@ class Kernel:
             raise Unsupported(
                 f"{self.signature.symbol} shares its work between threads: {openmp.absence()}"
             )
-        return native.load(self._llvm_ir, self.target)
+        return native.load(self._llvm_ir, self.target, emulated=self._emulated)
 
     @cached_property
     def address(self) -> int:
@@ -173,10 +178,15 @@ class Kernel:
         Raises:
             Unsupported: where this CPU can't run the target's code.
         """
-        return native_entry(self._checked)
+        return emulated_call(self) if self._emulated else native_entry(self.checked)
 
     @cached_property
-    def _checked(self) -> CheckedCall:
+    def checked(self) -> CheckedCall:
+        """The call of native code that checks its arguments in Python; emulates nothing.
+
+        Raises:
+            Unsupported: where this CPU can't run the target's code.
+        """
         call = _Call(self.signature, self._code, self.address, self.workspace_bytes)
         call.variants = self.variants
         return call
@@ -220,4 +230,4 @@ class Kernel:
         if workspace is None:
             self.entry(*arguments)
         else:
-            self._checked(*arguments, workspace=workspace)
+            self.checked(*arguments, workspace=workspace)

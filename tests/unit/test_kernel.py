@@ -402,7 +402,7 @@ def repeated_byte(size: int) -> np.ndarray:
 def test_a_workspace_must_be_plain_writable_memory(make, monkeypatch):
     kernel = with_workspace()
     # Should the check fail to refuse it, nothing must run on it.
-    monkeypatch.setattr(kernel._checked, "_native", lambda *pointers: None)
+    monkeypatch.setattr(kernel.checked, "_native", lambda *pointers: None)
     with pytest.raises(InvalidInput, match="workspace"):
         kernel(*packed_operands(), workspace=make(kernel.workspace_bytes))
 
@@ -537,7 +537,7 @@ def test_an_entry_outlives_its_kernel():
 def test_a_kernel_is_gone_when_nobody_refers_to_it():
     kernel = nkdsl.compile(named("gone"), target=TARGET)
     kernel(*operands())
-    left = weakref.ref(kernel), weakref.ref(kernel._checked)
+    left = weakref.ref(kernel), weakref.ref(kernel.checked)
     gc.disable()
     try:
         del kernel

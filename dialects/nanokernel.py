@@ -129,6 +129,10 @@ WORKSPACE_ALIGNMENT = 64
 TARGET_ATTRIBUTE = "nanokernel.target"
 """The function attribute that names the target a function was planned for."""
 
+FILLED_ATTRIBUTE = "nanokernel.filled"
+"""The attribute of a product of which a factor in groups may be longer than the reduction: it was
+filled up with zeros, to whole tiles."""
+
 UNSIGNED_ATTRIBUTE = "nanokernel.unsigned"
 """The attribute of a function's argument whose integers have no sign."""
 
@@ -828,6 +832,11 @@ class GemmOp(IRDLOperation):
         """lhs, rhs, out and the extras."""
         return self.lhs, self.rhs, self.out, *self.extras
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether groups of a factor go on beyond the reduction, as zeros."""
+        return FILLED_ATTRIBUTE in self.attributes
+
     def is_unsigned(self, role: str) -> bool:
         """Whether the integers of a factor, `lhs` or `rhs`, have no sign."""
         return self.unsigned is not None and self.unsigned.data in (role, "both")
@@ -970,7 +979,8 @@ class GemmOp(IRDLOperation):
             group = group_index(index)
             if group is None or group.within or DYNAMIC_INDEX in (extent, extents[group.position]):
                 continue
-            if extent != -(-extents[group.position] // group.size):
+            needed = -(-extents[group.position] // group.size)
+            if extent != needed and not (self.is_filled and extent > needed):
                 raise VerifyException(
                     f"{extents[group.position]} steps of {names[group.position]} are "
                     f"{-(-extents[group.position] // group.size)} groups of {group.size}, not "

@@ -36,22 +36,23 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects import func, memref
-from xdsl.dialects.builtin import MemRefType, ModuleOp, StridedLayoutAttr
+from xdsl.dialects.builtin import MemRefType, ModuleOp, StridedLayoutAttr, UnitAttr
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.parser import Parser
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from nkdsl.dialects.nanokernel import GemmOp, PlanAttr
+from nkdsl.dialects.nanokernel import FILLED_ATTRIBUTE, GemmOp, PlanAttr
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import load, make_context
 from nkdsl.pipeline import RAISING
 from nkdsl.planner import Problem, analyse
 from nkdsl.planner.registers import block_tile
-from nkdsl.planner.search import candidates, cost_of
+from nkdsl.planner.search import candidates, cost_of, every_instruction
+from nkdsl.planner.tiles import tile_widths
 from nkdsl.runtime.address import address_of
 from nkdsl.runtime.workspace import aligned_bytes
-from nkdsl.targets.model import Instruction, Target
+from nkdsl.targets.model import Instruction, Target, TileInstruction
 from nkdsl.tensors import as_array
 from nkdsl.types import ElementType
 
@@ -90,6 +91,8 @@ class Layout:
     """The target's name."""
     group: int = 1
     """Steps of the reduction that lie side by side."""
+    filled: int = 1
+    """What the steps are filled up to a multiple of: a tile's."""
 
     @property
     def panels(self) -> tuple[int, ...]:
@@ -97,14 +100,15 @@ class Layout:
 
         Of groups, each is one step.
         """
-        return _panels(self.shape[self.cut], self.shape[1 - self.cut], self.width, self.group)
+        depth = -(-self.shape[1 - self.cut] // self.filled) * self.filled
+        return _panels(self.shape[self.cut], depth, self.width, self.group)
 
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal layouts."""
         told = (
             *(self.operand, self.shape, self.element.name, self.cut, self.width),
-            *(self.group, self.target),
+            *(self.group, self.filled, self.target),
         )
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
@@ -117,6 +121,7 @@ class Layout:
             "reduction along dimension": (1 - self.cut, 1 - other.cut),
             "panel width": (self.width, other.width),
             "group size": (self.group, other.group),
+            "steps filled up to": (self.filled, other.filled),
         }
         for what, (mine, theirs) in pairs.items():
             if mine != theirs:
@@ -215,7 +220,7 @@ def _filled(array: Array, layout: Layout) -> Array:
     memory = aligned_bytes(count * steps * width * group * layout.element.size)
     panels = memory.view(layout.element.dtype).reshape(count, steps, width, group)
     panels[-1:] = 0
-    panels[:, -1:] = 0
+    panels[:, layout.shape[1 - layout.cut] // group :] = 0
     matrix = array if layout.cut else array.T  # the reduction first
     whole, rest = divmod(layout.shape[layout.cut], width)
     for place in range(group):
@@ -247,7 +252,9 @@ class _Variant:
 class Variants:
     """What a kernel's program becomes when a factor is packed; each is made once, when needed."""
 
-    def __init__(self, source: ModuleOp, symbol: str, target: Target, plan: str):
+    def __init__(
+        self, source: ModuleOp, symbol: str, target: Target, plan: str, *, emulate: bool = False
+    ):
         """Of one function.
 
         Args:
@@ -255,11 +262,13 @@ class Variants:
             symbol: its name.
             target: what it is compiled for.
             plan: its first product's plan.
+            emulate: whether calls go through an emulator.
         """
         self._source = source
         self._symbol = symbol
         self._target = target
         self._plan = plan
+        self._emulate = emulate
         self._lock = threading.RLock()
         self._planned: dict[Operand, _Variant] = {}
         self._readers: dict[str, tuple[int, Kernel]] = {}
@@ -324,7 +333,11 @@ class Variants:
                 self._refuse(variant, layout)
             if layout.fingerprint not in self._readers:
                 kernel = compile(
-                    variant.module, self._target, function=self._symbol, threads=self._threads
+                    variant.module,
+                    self._target,
+                    function=self._symbol,
+                    threads=self._threads,
+                    emulate=self._emulate,
                 )
                 self._readers[layout.fingerprint] = variant.position, kernel
             return self._readers[layout.fingerprint]
@@ -485,7 +498,7 @@ class _Product:
         """Those that may multiply; each has groups of its own."""
         if (written := self.op.plan) is not None:
             return (target.instruction(written.instruction.data),)
-        return target.instructions_for(self.problem.operand, self.problem.other)
+        return every_instruction(self.problem, target)
 
     def refuse(self, target: Target) -> NoReturn:
         """Say why no plan reads the factor packed."""
@@ -507,6 +520,8 @@ class _Product:
         # The result is contiguous along the lanes; there a block has whole registers.
         other = "n" if self.side == "m" else "m"
         lanes = self.side if self.problem.stride("out", self.side) == 1 else other
+        if isinstance(instruction, TileInstruction):
+            return tile_widths(self.problem, target, instruction, self.side)
         units = {kind: instruction.lanes if kind == lanes else 1 for kind in "mn"}
         limits = {kind: -(-max(self.problem.extent(kind), 1) // units[kind]) for kind in "mn"}
         found: dict[int, float] = {}
@@ -529,7 +544,10 @@ class _Product:
     ) -> _Variant | None:
         """The program that reads panels of some width; None where there is no plan for it."""
         module = self.module.clone()
-        ops = self._rewritten(module, width, instruction.k)
+        filled = 1
+        if isinstance(instruction, TileInstruction) and not instruction.scalable:
+            filled = instruction.steps
+        ops = self._rewritten(module, width, instruction.k, filled)
         plans: list[PlanAttr] = []
         cycles = 0.0
         for number, op in enumerate(ops):
@@ -549,6 +567,7 @@ class _Product:
             width,
             target.name,
             instruction.k,
+            filled,
         )
         return _Variant(layout, self.position, module, tuple(plans), cycles)
 
@@ -587,11 +606,11 @@ class _Product:
 
     # ----------------------------------------------------------------------- rewriting
 
-    def _rewritten(self, module: ModuleOp, width: int, group: int) -> list[GemmOp]:
+    def _rewritten(self, module: ModuleOp, width: int, group: int, filled: int) -> list[GemmOp]:
         """Let the product in a copy of the program read panels; the products that it becomes."""
         function = _function(module, self.symbol)
         (op,) = _products(function)
-        depth = self.problem.sizes[self.iterators[1 - self.cut]]
+        depth = -(-self.problem.sizes[self.iterators[1 - self.cut]] // filled) * filled
         whole, rest = divmod(self.extent, width)
         shape = _panels(self.extent, depth, width, group)
         panels = MemRefType(self.element.mlir, shape)
@@ -608,6 +627,8 @@ class _Product:
             source = self._part(op, argument, whole, [1, shape[1], rest, *shape[3:]])
             ops.append(self._reading(op, source, width, whole, rest))
         Rewriter.erase_op(op)
+        for new in ops if filled > 1 else ():
+            new.attributes[FILLED_ATTRIBUTE] = UnitAttr()
         return ops
 
     def _part(self, op: GemmOp, panels: SSAValue, first: int, sizes: Sequence[int]) -> SSAValue:

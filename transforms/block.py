@@ -894,7 +894,9 @@ class Blocker:
         indices = evaluate(map_, {**self.at, **inner}, self.loops)
         kept = [d for d, tag in enumerate(tags) if tag != "_"]
         lengths = {kind: _extent(self._inner(kind).length) for kind in "mn" if kind in tags}
-        depth = self._groups(self.reduction) if within is not None else self.reduction
+        depth = self.reduction
+        if within is not None:
+            depth = self._groups(self._filled(depth) if self.op.is_filled else depth)
         lengths |= {"_": 1, "k": _extent(depth.length), "g": self.group}
         sizes = [lengths[tag] for tag in tags]
         offsets = [as_number(index) for index in indices]
@@ -908,6 +910,10 @@ class Blocker:
         )
         op = memref.SubviewOp.get(memory, offsets, sizes, [1] * len(sizes), type_)
         return View(self.loops.insert(op).result, whole.tags.replace("_", ""))
+
+    def _filled(self, k: Part) -> Part:
+        """A part of the reduction with what a factor was filled up with."""
+        return k
 
     def _groups(self, k: Part) -> Part:
         """A part of the reduction, which begins with a whole group, counted in groups."""
@@ -1096,7 +1102,7 @@ class Blocker:
         """Pack in a private function, which does for all panels of a width, wherever packed."""
         assert isinstance(panel.type, MemRefType)
         width = panel.type.get_shape()[1]
-        type_, sizes = _rows_type(panel.type, width), _dynamic(*extents)
+        type_, sizes = rows_type(panel.type, width), _dynamic(*extents)
         arguments = [source.memory, *indices, self._cast(panel, type_), *sizes]
         key = source.tags, tuple(map(_static, extents)), tuple(a.type for a in arguments)
         if key not in self.packers:
@@ -1372,9 +1378,9 @@ class Blocker:
             for role, view in views.items()
         }
         width = -(-shape[1] // self.lanes) * self.lanes
-        further = [self._cast(view.memory, _rows_type(view.type, width)) for view in panels[:-1]]
+        further = [self._cast(view.memory, rows_type(view.type, width)) for view in panels[:-1]]
         for view in panels[-1:]:
-            further.append(self._cast(view.memory, _rows_type(view.type, width, width)))
+            further.append(self._cast(view.memory, rows_type(view.type, width, width)))
         beside = [self._extra_type(view, shape, masked) for view in extras]
         key = (shape, masked, len(panels), tuple(wanted.values()), tuple(beside))
         if key not in self.microkernels:
@@ -1545,7 +1551,7 @@ START = "s"
 """The tag of the vector along the lanes that sums start with."""
 
 
-def _rows_type(type_: MemRefType, width: int, pitch: int | None = None) -> MemRefType:
+def rows_type(type_: MemRefType, width: int, pitch: int | None = None) -> MemRefType:
     """The type of a matrix of any number of rows, wherever it begins, of its own pitch if any."""
     strides = type_.get_strides()
     assert strides is not None

@@ -93,6 +93,7 @@ class OuterBlocker(TileBlocker):
         y: Part,
         factors: Mapping[Role, View],
         update: Sequence[SSAValue],
+        ahead: Sequence[View] = (),
     ) -> None:
         call = partial(self._multiply, shape, factors)
         if self.scratch is None and self._finishes:

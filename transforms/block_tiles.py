@@ -43,8 +43,9 @@ from nkdsl.dialects.nanokernel import (
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.dialects.tile import CONFIGURATION_ATTRIBUTE, ConfigureOp, ReleaseOp, TileType
 from nkdsl.planner.problem import Role
+from nkdsl.planner.split import Run, split_evenly
 from nkdsl.planner.tiles import Grid, grid_of, tile_instruction
-from nkdsl.transforms.block import Blocker, Length, Packed, Part, View, tags_map
+from nkdsl.transforms.block import Blocker, Length, Packed, Part, View, rows_type, tags_map
 from nkdsl.transforms.compose import Schedule
 from nkdsl.transforms.loops import Carried
 from nkdsl.transforms.tiles import configuration
@@ -131,6 +132,9 @@ class TileBlocker(Blocker):
         size = loops.mul(loops.ceildiv(k.length.value, unit), unit)
         return replace(k, length=Length(size, k.length.bounds))
 
+    def _filled(self, k: Part) -> Part:
+        return self._padded(k)
+
     def _fill_panel(self, packed: Packed, block: Part, k: Part) -> None:
         super()._fill_panel(packed, block, k)
         loops = self.loops
@@ -178,6 +182,9 @@ class TileBlocker(Blocker):
     def _register_blocks(
         self, along: Part, across: Part, k: Part, vector: Packed | None, broadcast: Packed | None
     ) -> None:
+        if vector is not None and self._packs_ahead(along, across):
+            self._panels_in_turn(along, across, k, vector, broadcast)
+            return
         call = partial(self._block, k=k, update=self._update(k), vector=vector, broadcast=broadcast)
 
         def panel(x: Part) -> None:
@@ -195,6 +202,77 @@ class TileBlocker(Blocker):
             lambda y: self._each_block(along, self.along, lambda x: call(x, y)),
         )
 
+    def _packs_ahead(self, along: Part, across: Part) -> bool:
+        """Whether the microkernels of one panel pack the next one, as the plan may ask for.
+
+        The sizes of the result must be known.
+        """
+        known = None not in (across.length.known, along.length.known)
+        return known and self.plan.plan.packs_ahead(self.vector)
+
+    def _panels_in_turn(
+        self, along: Part, across: Part, k: Part, vector: Packed, broadcast: Packed | None
+    ) -> None:
+        """The loops over register blocks, each panel packed while the one before is in use.
+
+        The first of consecutive panels of one width is packed before all. There is place for two,
+        which are filled in turns; each block packs an even share of the rows of the next.
+        """
+        loops = self.loops
+        call = partial(self._block, k=k, update=self._update(k), broadcast=broadcast)
+        height = self._register_block(self.across)
+        assert across.length.known is not None
+        assert along.length.known is not None
+        blocks = sum(
+            r.count for r in split_evenly(across.length.known, height, self._unit(self.across))
+        )
+        groups = self._groups(k).length.value
+        share = loops.ceildiv(groups, loops.constant(blocks))
+
+        def panel(number: SSAValue, first: SSAValue, run: Run) -> None:
+            size, last = loops.constant(run.size), loops.constant(run.count - 1)
+            x = Part(loops.add(first, loops.mul(number, size)), self._known(run.size))
+            another = loops.minimum(loops.sub(last, number), loops.constant(1))
+            following = replace(x, start=loops.add(x.start, loops.mul(another, size)))
+            rows = loops.mul(another, groups)
+
+            def block(y: Part) -> None:
+                index = loops.div(loops.sub(y.start, across.start), loops.constant(height))
+                start = loops.minimum(loops.mul(index, share), rows)
+                length = loops.minimum(share, loops.sub(rows, start))
+                place = self._in_turn(vector, loops.offset(number, 1))
+                ahead = self._rows_ahead(
+                    following, Part(start, Length(length, (0, None))), k, place
+                )
+                call(x, y, vector=self._in_turn(vector, number), ahead=ahead)
+
+            self._each_block(across, self.across, block)
+
+        for run in split_evenly(
+            along.length.known, self._register_block(self.along), self._unit(self.along)
+        ):
+            start = loops.add(along.start, loops.constant(run.start))
+            self._fill_panel(vector, Part(start, self._known(run.size)), k)
+
+            def visit(
+                number: SSAValue, _: Carried, start: SSAValue = start, run: Run = run
+            ) -> Carried:
+                panel(number, start, run)
+                return ()
+
+            loops.loop(0, run.count, 1, visit)
+
+    def _rows_ahead(self, x: Part, rows: Part, k: Part, place: Packed) -> tuple[View, View]:
+        """Rows of groups to pack, and where they go."""
+        loops, group, width = self.loops, self.loops.constant(self.group), x.length.known
+        assert width is not None
+        steps = Length(loops.mul(rows.length.value, group), (0, None))
+        there = Part(loops.add(k.start, loops.mul(rows.start, group)), steps)
+        source = self._slice(self.operands[self.vector], {self.along: x, "k": there})
+        distance = loops.mul(rows.start, loops.constant(width * self.group))
+        panel = self._panel(place.memory, loops.add(place.slice, distance), there, width)
+        return source, View(panel, "k" + self.along + "g")
+
     def _block(
         self,
         x: Part,
@@ -203,8 +281,12 @@ class TileBlocker(Blocker):
         update: Sequence[SSAValue],
         vector: Packed | None,
         broadcast: Packed | None,
+        ahead: tuple[View, ...] = (),
     ) -> None:
-        """One register block: `x` along the lanes, `y` across, as many tiles as there are."""
+        """One register block: `x` along the lanes, `y` across, as many tiles as there are.
+
+        With `ahead` its microkernel also packs rows of another panel.
+        """
         loops = self.loops
         along, low, high = self._tiles(x, self.along)
         across, least, most = self._tiles(y, self.across)
@@ -217,7 +299,7 @@ class TileBlocker(Blocker):
             def block() -> None:
                 factors[self.vector] = self._column_factor(x, k, vector, shape[1])
                 factors[self.broadcast] = self._row_factor(y, k, broadcast, shape[0])
-                self._sums(shape, x, y, factors, update)
+                self._sums(shape, x, y, factors, update, ahead)
 
             return block
 
@@ -269,13 +351,14 @@ class TileBlocker(Blocker):
         y: Part,
         factors: Mapping[Role, View],
         update: Sequence[SSAValue],
+        ahead: Sequence[View] = (),
     ) -> None:
         """Add a part of the reduction to the sums of a block, wherever these are."""
         parts = {
             self.along: replace(x, length=self._known(shape[1])),
             self.across: replace(y, length=self._known(shape[0])),
         }
-        call = partial(self._multiply, shape, factors)
+        call = partial(self._multiply, shape, factors, ahead=ahead)
         if self.scratch is not None:
             there = self._of_result(parts[self.along], parts[self.across])
             call(self._slice(self.operands["out"], there), update[0])
@@ -422,6 +505,7 @@ class TileBlocker(Blocker):
         factors: Mapping[Role, View],
         out: View,
         first: SSAValue,
+        ahead: Sequence[View] = (),
     ) -> None:
         """Call the microkernel for a block of tiles of some shape, across and along the lanes."""
         views: dict[Role, View] = {**factors, "out": out}
@@ -431,11 +515,13 @@ class TileBlocker(Blocker):
             for role in roles
         }
         known = self._truth(first)
-        key = (shape, known, tuple(types.values()))
+        rows = [rows_type(view.type, view.type.get_shape()[1]) for view in ahead]
+        key = (shape, known, tuple(types.values()), tuple(rows))
         if key not in self.microkernels:
-            self.microkernels[key] = self._build_tiled(shape, known, types, views)
+            self.microkernels[key] = self._build_tiled(shape, known, types, views, rows)
         arguments = [self._cast(views[role].memory, types[role]) for role in roles]
         passed = [first] if known is None else []
+        passed += [self._cast(view.memory, type_) for view, type_ in zip(ahead, rows, strict=True)]
         self.loops.insert(MicrokernelOp(self.microkernels[key], [*arguments, *passed]))
 
     def _build_tiled(
@@ -444,27 +530,38 @@ class TileBlocker(Blocker):
         from_zero: bool | None,
         types: Mapping[Role, MemRefType],
         views: Mapping[Role, View],
+        rows: Sequence[MemRefType],
     ) -> str:
-        """A private function that holds one product of a block of tiles."""
-        inputs = [*types.values(), *([i1] if from_zero is None else [])]
-        block = Block(arg_types=inputs)
-        for value, name in zip(block.args, ("lhs", "rhs", "out", "first"), strict=False):
+        """A private function that holds one product of a block of tiles.
+
+        `rows`: the types of what it packs, and of the rows of a panel that it packs that into.
+        """
+        truths = [i1] if from_zero is None else []
+        block = Block(arg_types=[*types.values(), *truths, *rows])
+        names = ("lhs", "rhs", "out", *("first" for _ in truths), "source", "panel")
+        for value, name in zip(block.args, names, strict=False):
             value.name_hint = name
         lhs, rhs, out = block.args[:3]
-        rows, columns = shape if self.along == "n" else shape[::-1]
+        height, width = shape if self.along == "n" else shape[::-1]
         cleared = dict.fromkeys(("m_block", "n_block", "k_block"), 0)
         plan = self.plan.plan.with_entries(
-            block=(rows, columns), edges="masked", pack="none", threads=1, **cleared
+            block=(height, width),
+            edges="masked",
+            pack="none",
+            ahead="none",
+            threads=1,
+            **cleared,
         )
         op = GemmOp(
             *(lhs, rhs, out, [tags_map(views[role].tags, self.group) for role in types]),
             unsigned=None if self.op.unsigned is None else self.op.unsigned.data,
             from_zero=bool(from_zero),
             first=block.args[3] if from_zero is None else None,
+            packed=(block.args[-2], block.args[-1]) if rows else None,
             plan=plan,
         )
         block.add_ops([op, func.ReturnOp()])
-        purpose = f"{rows}x{columns}" + ("_first" if from_zero else "")
+        purpose = f"{height}x{width}" + ("_first" if from_zero else "") + ("_ahead" if rows else "")
         name = self._fresh_name(purpose)
         function = self._add_function(name, block)
         if self._shapes:

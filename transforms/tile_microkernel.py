@@ -37,9 +37,10 @@ Imports: our dialects, targets, planner.
 
 from collections.abc import Sequence
 
+from xdsl.dialects import memref
 from xdsl.ir import SSAValue
 
-from nkdsl.dialects.nanokernel import BlockType, LoadOp, StepOp, StoreOp, ZeroOp
+from nkdsl.dialects.nanokernel import BlockType, LoadOp, PackOp, StepOp, StoreOp, ZeroOp
 from nkdsl.dialects.tile import VscaleOp
 from nkdsl.planner.outer_products import tile_grid
 from nkdsl.planner.tiles import grid_of, tile_instruction
@@ -55,14 +56,52 @@ class TileMicrokernel(Microkernel):
         loops, instruction = self.loops, tile_instruction(self.target, self.plan)
         depth = loops.ceildiv(self._size("k"), loops.constant(self.group))
 
+        turn = loops.constant(instruction.depth)
+        share = self._share(depth, turn)
+
         def step(number: SSAValue, part: Carried) -> Carried:
             factors = self._factor(0, number), self._factor(1, number)
             made = StepOp(part[0], *factors, instruction.steps, instruction.name)
-            return [loops.insert(made).result]
+            sums = loops.insert(made).result
+            if share is not None:
+                self._pack_rows(loops.mul(loops.div(number, turn), share), share)
+            return [sums]
 
-        turn = loops.constant(instruction.depth)
         (sums,) = loops.counted(self.zero, depth, turn, step, [self._sums()])
         loops.insert(StoreOp(sums, *self._result))
+
+    def _share(self, depth: SSAValue, turn: SSAValue) -> SSAValue | None:
+        """Rows of another panel to pack in each turn, if there are some to pack at all."""
+        if self.op.source is None:
+            return None
+        loops = self.loops
+        steps = loops.insert(memref.DimOp(self.op.source, self.zero)).result
+        rows = loops.div(steps, loops.constant(self.group))
+        return loops.ceildiv(rows, loops.ceildiv(depth, turn))
+
+    def _pack_rows(self, first: SSAValue, count: SSAValue) -> None:
+        """Pack some rows of another panel, each of one group, while the tiles are multiplied."""
+        loops, source, panel = self.loops, self.op.source, self.op.panel
+        assert source is not None
+        assert panel is not None
+        rows = loops.insert(memref.DimOp(panel, self.zero)).result
+        end = loops.minimum(loops.add(first, count), rows)
+        type_ = self._memref(panel)
+        _, width, *group = type_.get_shape()
+        lanes = self.plan.lanes.data
+
+        def row(number: SSAValue, _: Carried) -> Carried:
+            offsets = [number, *[0] * (1 + len(group))]
+            sizes = [1, width, *group]
+            one = memref.SubviewOp.infer_result_type(type_, offsets, sizes, [1] * len(sizes))
+            view = memref.SubviewOp.get(panel, offsets, sizes, [1] * len(sizes), one)
+            place = loops.insert(view).result
+            start = loops.mul(number, loops.constant(self.group))
+            extents = self.group, width
+            loops.insert(PackOp(source, [start, self.zero], "k" + lanes, place, extents))
+            return ()
+
+        loops.counted(first, end, loops.constant(1), row)
 
     @property
     def _result(self) -> tuple[SSAValue, list[SSAValue], str]:

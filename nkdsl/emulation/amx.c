@@ -1,20 +1,19 @@
 /* Signals, threads, counts and faults of the AMX emulator.
 
-   A CPU without AMX raises #UD at each AMX instruction, and the kernel sends SIGILL. The handler
-   executes the instruction, and those that follow, on the tiles of the interrupted thread, and
-   lets the thread go on after them.
+   A CPU without AMX raises #UD at each AMX instruction, and the operating system sends SIGILL. The
+   handler executes the instruction, and those that follow, on the tiles of the interrupted thread,
+   and lets the thread go on after them.
 
-   SIGSEGV and SIGBUS: where a tile load or store touches memory that it may not, the CPU would
-   raise a page fault at that instruction. Here the fault comes up inside of the SIGILL handler. The
-   handler of SIGSEGV therefore leaves it by `siglongjmp`, and the signal is queued again, so that
-   it arrives when the SIGILL handler has returned: with the kernel's own RIP and registers, and
-   with the address of the access. Checking all memory beforehand would cost a system call for each
-   tile.
+   Where a tile load or store touches memory that it may not, the CPU would raise a page fault at
+   that instruction. Here the page fault happens inside of the SIGILL handler. The handler of
+   SIGSEGV (and SIGBUS) leaves both by `siglongjmp`, and queues the signal again, so that it arrives
+   when the SIGILL handler has returned: with the registers of the program, RIP at its instruction,
+   and the address of the access. Whoever handles SIGSEGV can make the memory accessible and return,
+   as on the hardware. Checking memory beforehand would cost a system call for each tile.
 
-   All handlers run on what signal handlers of other origin leave alone: SIGILL's on the stack of
-   the interrupted code, which goes on to be used anyway, since an alternate stack may be as small as
-   the kernel allows; those of SIGSEGV and SIGBUS on the alternate stack, since a stack that ran
-   over is one of the reasons for these signals. */
+   Stacks: the SIGILL handler runs on the stack of the interrupted code, since an alternate stack
+   may be as small as the operating system allows. The other two run on the alternate stack if there
+   is one: a stack that overflowed is one of the reasons for SIGSEGV. */
 
 #include "amx.h"
 
@@ -375,7 +374,7 @@ static bool is_installed(int signal)
     return current.sa_sigaction == handler_of(signal).sa_sigaction;
 }
 
-/* ---- What Python calls; one thread at a time --------------------------------------------------- */
+/* ---- What Python calls; one thread at a time ------------------------------------------------- */
 
 /* Whether the CPU and the operating system have tiles: then no instruction traps. */
 PUBLIC bool amx_is_native(void)

@@ -1,6 +1,6 @@
 /* What the parts of the AMX emulator share; nkdsl/emulation/amx.py describes the whole.
 
-   amx.c          signals, threads, counts and faults: what Python calls, and what the CPU traps into
+   amx.c          signals, threads, counts and faults, and what Python calls
    amx_decode.c   machine code to `struct instruction`, and addresses of memory operands
    amx_tiles.c    what each instruction does to the tiles
    amx_integer.c  the integer instructions that stand between two AMX instructions */

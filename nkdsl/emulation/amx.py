@@ -32,7 +32,8 @@ on what is not theirs to whoever had the signal before. `faulthandler` may be en
 after a context, not inside of one: it would displace the handlers, and the next AMX instruction
 would end the process. If that cannot be avoided, entering another context, nested, installs them
 again. A thread that executes AMX instructions when the last context has been left dies of SIGILL,
-as it does without emulator.
+as it does without emulator. Signal handlers must not execute AMX instructions: they would find the
+tiles of the interrupted code.
 
 **On a CPU with AMX** nothing is installed and nothing traps: code runs on the hardware, provided
 that it has the kernel's permission, and all counts are 0.

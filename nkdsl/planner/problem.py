@@ -48,6 +48,8 @@ class Operand:
     """The dimension within a group, where there are groups."""
     scattered: bool = False
     """Whether what makes up a group lies in several places; of a problem in groups."""
+    groups: int = 0
+    """How many groups there are, if they go on beyond the reduction, as zeros."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
     kinds = op.kinds
     sizes = tuple(scale if size < 0 else size for size in op.sizes)
     lhs, rhs, out = (
-        _operand(operand.type, map_, scale)
+        _operand(operand.type, map_, scale, filled=op.is_filled)
         for operand, map_ in zip((op.lhs, op.rhs, op.out), op.indexing_maps[:3], strict=True)
     )
     left, right = (
@@ -263,7 +265,7 @@ def _memref(type_: object) -> MemRefType:
     return type_
 
 
-def _operand(type_: object, map_: AffineMap, scale: int) -> Operand:
+def _operand(type_: object, map_: AffineMap, scale: int, *, filled: bool) -> Operand:
     memref = _memref(type_)
     memref_strides = _strides(memref, scale)
     groups = [group_index(r) for r in map_.results]
@@ -275,14 +277,15 @@ def _operand(type_: object, map_: AffineMap, scale: int) -> Operand:
         for position, factor in enumerate(row):
             strides[position] += factor * stride
     dims = list(_lone_dims(coefficients, map_.num_dims))
-    size, within = 1, None
+    size, within, count = 1, None, 0
     for dim, (group, stride) in enumerate(zip(groups, memref_strides, strict=True)):
         if group is not None and group.within:
             size, within = group.size, dim
         elif group is not None:
             dims[group.position] = dim
+            count = memref.get_shape()[dim] if filled else 0
             strides[group.position] = max(1, stride // group.size)
-    return Operand(tuple(strides), tuple(dims), size, within)
+    return Operand(tuple(strides), tuple(dims), size, within, groups=count)
 
 
 def _strides(memref: MemRefType, scale: int) -> tuple[int, ...]:

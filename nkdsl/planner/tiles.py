@@ -37,7 +37,7 @@ from nkdsl.planner.cost import (
     bytes_per_cycle,
     cache_level,
 )
-from nkdsl.planner.outer_products import check_outer, outer_plans, predict_outer
+from nkdsl.planner.outer_products import BLOCKS, check_outer, outer_plans, predict_outer
 from nkdsl.planner.packing import packing_of
 from nkdsl.planner.problem import Problem, Role
 from nkdsl.planner.registers import Tile
@@ -47,6 +47,9 @@ from nkdsl.targets.model import Target, TileInstruction, TileUnit
 TILE_LOAD_FRICTION = 0.25
 """What of the time that a step's loads take the multiplier doesn't hide: a row of a tile is a cache
 line, and a load waits for the last of them."""
+
+MEANWHILE_SHARE = 0.25
+"""What packing costs of its time where tiles are multiplied meanwhile: it asks for load ports."""
 
 RESULT_SHARE = 0.5
 """The part of the way in and out of a block's sums that multiplications of others don't hide."""
@@ -130,10 +133,11 @@ def in_place(problem: Problem, plan: PlanAttr, instruction: TileInstruction, rol
     unit = instruction.lanes
     if role == sides.broadcast:
         unit = grid_of(plan.block, plan.lanes.data, instruction).height
-    ends = problem.extent(kind) % unit == 0 and problem.extent("k") % instruction.depth == 0
     static = not {problem.position(kind), problem.position("k")} & problem.dynamic
     # A problem in groups rounds its reduction up; that it was whole, the stated extent tells.
-    whole = ends and static and problem.whole_groups
+    fills = problem.extent("k") % instruction.depth == 0 and problem.whole_groups
+    padded = -(-problem.extent("k") // instruction.depth) * instruction.depth
+    whole = static and problem.extent(kind) % unit == 0 and (fills or operand.groups >= padded)
     if role == sides.broadcast:
         return whole and not operand.scattered and problem.stride(role, "k") == 1
     if operand.within is None and problem.group > 1:
@@ -218,7 +222,24 @@ def _plans(
             for resident in FACTORS:
                 # A panel that is filled again and again is used up before the next one.
                 if across or resident == sides.vector:
-                    yield base.with_entries(resident=resident, **entries)
+                    plan = base.with_entries(resident=resident, **entries)
+                    yield plan
+            if _can_pack_ahead(problem, instruction, plan):
+                yield plan.with_entries(ahead=sides.vector)
+
+
+def _can_pack_ahead(problem: Problem, instruction: TileInstruction, plan: PlanAttr) -> bool:
+    """Whether a panel of the column factor can be packed while the one before is in use.
+
+    One that lies in rows, whose reduction ends with whole tiles, and which is packed a panel at a
+    time: the row factor's dimension isn't cut.
+    """
+    sides = sides_of(plan.lanes.data)
+    cut = (plan.m_block if sides.across == "m" else plan.n_block).data
+    if cut or problem.dynamic or not plan.packs(sides.vector):
+        return False
+    whole = problem.whole_groups and problem.extent("k") % instruction.depth == 0
+    return whole and problem.stride(sides.vector, sides.along) == 1
 
 
 def _depths(problem: Problem, instruction: TileInstruction) -> list[int]:
@@ -387,7 +408,8 @@ def _packing(problem: Problem, target: Target, plan: PlanAttr, parts: dict[str, 
         if plan.packs(role):
             times = 1 if role == sides.vector else parts[sides.along]
             along = kind if role == sides.vector else "k"
-            total += times * packing_of(problem, target, role, kind, along)
+            share = MEANWHILE_SHARE if plan.packs_ahead(role) else 1.0
+            total += share * times * packing_of(problem, target, role, kind, along)
     return total
 
 
@@ -429,6 +451,13 @@ def check_tiles(problem: Problem, target: Target, plan: PlanAttr) -> None:
             "sums that an epilogue or a conversion finishes are kept in the workspace while the "
             "reduction is cut: write m_block and n_block, or leave out k_block"
         )
+    if plan.ahead.data not in ("none", sides_of(lanes).vector) or (
+        plan.ahead.data != "none" and not _can_pack_ahead(problem, instruction, plan)
+    ):
+        raise Unsupported(
+            "only a factor that lies along the lanes, whose reduction ends with whole tiles, is "
+            "packed ahead, a panel at a time: leave out ahead, or write no block across the lanes"
+        )
     _check_cache_blocks(plan, grid)
     _check_packing(problem, plan, instruction)
 
@@ -461,6 +490,36 @@ def _check_packing(problem: Problem, plan: PlanAttr, instruction: TileInstructio
                 f"{role} does not lie as tiles do, or ends within one: write pack = {role}, or "
                 "pack = both"
             )
+
+
+FRUGAL = 0.9
+"""What of the most multiplications a load a grid must have for its width to be tried."""
+
+
+def tile_widths(
+    problem: Problem, target: Target, instruction: TileInstruction, kind: str
+) -> list[int]:
+    """The widths of panels worth packing a factor ahead for, whose own dimension is m or n.
+
+    Lanes lie along a dimension in which the result is contiguous. A row factor lies in rows, and in
+    no panels.
+    """
+    assert target.tiles is not None
+    extent = problem.extent(kind)
+    if instruction.scalable:
+        return [size for size in BLOCKS if size == BLOCKS[0] or size < 2 * extent]
+    if problem.stride("out", kind) != 1:
+        return []
+    most = -(-extent // instruction.lanes)
+    others = -(-problem.extent("m" if kind == "n" else "n") // instruction.rows)
+    worth = {
+        (across, along): across * along / (across + along)
+        for across, along in grids(target.tiles.registers)
+        if across <= max(1, others) and along <= max(1, most)
+    }
+    best = max(worth.values())
+    counts = {along for (_, along), each in worth.items() if each >= FRUGAL * best}
+    return [count * instruction.lanes for count in sorted(counts)]
 
 
 # ------------------------------------------------------------------------------------- counts

@@ -194,7 +194,8 @@ class Kernel:
     @cached_property
     def variants(self) -> Variants:
         """The kernels that do the same with a packed factor."""
-        return Variants(self._source, self.signature.symbol, self.target, self.plan)
+        symbol, emulate = self.signature.symbol, self._emulated
+        return Variants(self._source, symbol, self.target, self.plan, emulate=emulate)
 
     def packed(self, factor: Packed) -> "Kernel":
         """The kernel that reads a packed factor, for native callers.

@@ -14,6 +14,11 @@ The loop keeps enough independent accumulators to hide the latency of the instru
 Which instruction that is, the target's table tells by its mnemonic; how to write it, `LOOPS` does:
 vfmadd, vdpbf16ps, vpdpbusd, …
 
+On a processor with tiles the instruction multiplies those, and the registers are tiles:
+
+    body:
+      call void @llvm.x86.tdpbf16ps(i8 0, i8 6, i8 7)                ; one per accumulator
+
 The start values come from memory and fast-math is off, so LLVM can fold nothing. `Peak.faults`
 reads the assembly back: the loop must hold exactly the instructions that are counted, on whole
 registers, and neither a load, a store nor a spill.
@@ -30,7 +35,7 @@ import numpy.typing as npt
 from nkdsl.bench.jit import LLVM_NAMES, Cpu, JitFunction, compile_ir, host_cpu
 from nkdsl.bench.timing import NativeContender
 from nkdsl.errors import Unsupported
-from nkdsl.targets import Instruction, Target, can_run
+from nkdsl.targets import Instruction, Target, TileInstruction, can_run
 from nkdsl.types import ElementType, element_type
 
 STEPS = 256
@@ -39,6 +44,8 @@ UNROLL = 4
 """Instructions on each accumulator a trip: the loop's own three fit beside them."""
 ACCUMULATORS = {512: 20, 256: 12, 128: 12}
 """Independent accumulators by register width: 32 registers at 512 bits, else at least 16."""
+TILE_ACCUMULATORS = 6
+"""Of the eight tiles; the other two are the factors."""
 _MEMORY = re.compile(r"\(%|\[(?:sp|x\d+|r[a-z0-9]+)")
 _LABEL = re.compile(r"^([.\w$]+):")
 _BRANCH = re.compile(r"^\s+(?:j\w+|b\.\w+)\s+([.\w$]+)")
@@ -92,9 +99,14 @@ class Peak:
         return self.entry.bits
 
     @property
+    def on_tiles(self) -> bool:
+        """Whether registers are tiles."""
+        return isinstance(self.entry, TileInstruction)
+
+    @property
     def count(self) -> int:
         """Instructions a trip of the loop."""
-        return ACCUMULATORS[self.bits] * UNROLL
+        return (TILE_ACCUMULATORS if self.on_tiles else ACCUMULATORS[self.bits]) * UNROLL
 
     @property
     def instruction(self) -> str:
@@ -113,19 +125,21 @@ class Peak:
     def faults(self) -> tuple[str, ...]:
         """Why this loop would not measure the peak; empty when it does."""
         body, name = self.loop(), self.entry.mnemonic
-        counted = re.compile(rf"\s(?:{LOOPS[name].assembly or name})\s")
+        names = name if self.on_tiles else LOOPS[name].assembly or name
+        counted = re.compile(rf"\s(?:{names})\s")
         found = [line for line in body if counted.search(line)]
         problems = []
         if len(found) != self.count:
             problems.append(f"{len(found)} of {name} in the loop instead of {self.count}")
-        if any(not _REGISTER[self.bits].search(line) for line in found):
+        register = re.compile(r"tmm\d") if self.on_tiles else _REGISTER[self.bits]
+        if any(not register.search(line) for line in found):
             problems.append(f"{name} on registers other than {self.bits} bits wide")
         problems += [f"memory access: {line.strip()}" for line in body if _MEMORY.search(line)]
         return tuple(problems)
 
     def contender(self) -> NativeContender:
         """The loop as a contender named `peak`."""
-        start = _start(self.entry)
+        start = _configuration() if self.on_tiles else _start(self.entry)
         end = np.zeros_like(start)
         arguments = (STEPS, start.ctypes.data, end.ctypes.data)
         keep = (self.function, start, end)
@@ -148,13 +162,20 @@ def _start(entry: Instruction) -> npt.NDArray[np.uint8]:
     return np.concatenate([numbers.view(np.uint8), factors.view(np.uint8)])
 
 
+def _configuration() -> npt.NDArray[np.uint8]:
+    """What LDTILECFG reads: palette 1, each tile 16 rows of 64 bytes."""
+    data = np.zeros(64, np.uint8)
+    data[0], data[16:32:2], data[48:56] = 1, 64, 16
+    return data
+
+
 def compile_peak(entry: Instruction, cpu: Cpu | None = None) -> Peak:
     """Generate the loop of an instruction, unproven: see `Peak.faults`.
 
     Raises:
         Unsupported: nobody said how LLVM IR writes it.
     """
-    if entry.mnemonic not in LOOPS:
+    if entry.mnemonic not in LOOPS and not _on_amx(entry):
         raise Unsupported(f"no loop measures {entry.name}; known are: {', '.join(LOOPS)}")
     chosen = cpu or host_cpu()
     return Peak(entry, chosen, compile_ir(peak_ir(entry), "peak", chosen))
@@ -173,7 +194,7 @@ def target_peak(lhs: ElementType, target: Target, rhs: ElementType | None = None
     entry = _best(lhs, target, rhs)
     if obstacle := can_run(target):
         raise Unsupported(f"nothing can be timed here: {obstacle}")
-    features = ",".join([*target.features, *target.tuning])
+    features = ",".join([*target.required, *target.tuning])
     peak = compile_peak(entry, Cpu(target.cpu, features))
     if faults := peak.faults():
         raise Unsupported(f"no loop that measures {entry.name}: {'; '.join(faults)}")
@@ -181,7 +202,13 @@ def target_peak(lhs: ElementType, target: Target, rhs: ElementType | None = None
 
 
 def _best(lhs: ElementType, target: Target, rhs: ElementType | None) -> Instruction:
-    """The target's first choice for floats, the most operations a cycle for integers."""
+    """The target's first choice for floats, the most operations a cycle for integers.
+
+    What multiplies tiles goes before all.
+    """
+    tiled = target.tile_instruction_for(lhs, rhs or lhs)
+    if tiled is not None and _on_amx(tiled):
+        return tiled
     integer = [each for each in target.instructions if each.operand_type.is_integer]
     if lhs.is_integer and integer:
         return max(integer, key=lambda each: each.flops * each.per_cycle)
@@ -193,8 +220,48 @@ def _factor(entry: Instruction) -> str:
     return LOOPS[entry.mnemonic].factor or LLVM_NAMES[entry.accumulator]
 
 
+def _on_amx(entry: Instruction) -> bool:
+    """Whether an instruction multiplies tiles that are named by number."""
+    return isinstance(entry, TileInstruction) and not entry.scalable
+
+
+def _tile_ir(entry: Instruction) -> str:
+    """The loop on tiles as LLVM IR text."""
+    lhs, rhs = TILE_ACCUMULATORS, TILE_ACCUMULATORS + 1
+    zeros = [f"  call void @llvm.x86.tilezero(i8 {number})" for number in range(rhs + 1)]
+    products = [
+        f"  call void @{entry.upstream}(i8 {number}, i8 {lhs}, i8 {rhs})"
+        for _ in range(UNROLL)
+        for number in range(TILE_ACCUMULATORS)
+    ]
+    lines = [
+        "declare void @llvm.x86.ldtilecfg(ptr)",
+        "declare void @llvm.x86.tilezero(i8)",
+        "declare void @llvm.x86.tilerelease()",
+        f"declare void @{entry.upstream}(i8, i8, i8)",
+        "define void @peak(i64 %steps, ptr %in, ptr %out) {",
+        "entry:",
+        "  call void @llvm.x86.ldtilecfg(ptr %in)",
+        *zeros,
+        "  br label %body",
+        "body:",
+        "  %trip = phi i64 [ 0, %entry ], [ %next, %body ]",
+        *products,
+        "  %next = add nuw nsw i64 %trip, 1",
+        "  %more = icmp slt i64 %next, %steps",
+        "  br i1 %more, label %body, label %exit",
+        "exit:",
+        "  call void @llvm.x86.tilerelease()",
+        "  ret void",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
 def peak_ir(entry: Instruction) -> str:
     """The loop as LLVM IR text."""
+    if _on_amx(entry):
+        return _tile_ir(entry)
     loop, bits = LOOPS[entry.mnemonic], entry.bits
     scalar, count = _factor(entry), ACCUMULATORS[bits]
     vector = f"<{entry.lanes} x {LLVM_NAMES[entry.accumulator]}>"

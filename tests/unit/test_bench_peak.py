@@ -68,6 +68,16 @@ def test_the_loop_holds_exactly_the_instructions_that_are_counted(
 
 
 @x86
+@pytest.mark.parametrize("entry", get_target("graniterapids").tile_instructions, ids=str)
+def test_the_loop_on_tiles_holds_exactly_the_products_that_are_counted(entry: Instruction) -> None:
+    features = ",".join(get_target("graniterapids").required)
+    peak = compile_peak(entry, Cpu("x86-64-v4", features))
+    assert peak.faults() == ()
+    assert len([line for line in peak.loop() if entry.mnemonic in line]) == peak.count
+    assert peak.flops % (2 * 16 * 16 * entry.steps * peak.count) == 0
+
+
+@x86
 @pytest.mark.parametrize("entry", [F32, F64, _entry("vdpbf16ps", "bf16", 16, 2)])
 def test_flops_count_two_for_each_product_of_each_instruction(entry: Instruction) -> None:
     peak = compile_peak(entry, Cpu("znver4"))

@@ -131,9 +131,9 @@ class AmxLowering(TileLowering):
             Rewriter.insert_op(constant, InsertPoint.at_start(self.module.body.block))
         return name
 
-    def _access(self, intrinsic: str, op: Access, value: SSAValue) -> None:
+    def _access(self, name: str, op: Access, value: SSAValue) -> None:
         """A load or a store: the register, the first row's address, the rows' distance in bytes."""
-        self.call(intrinsic, self._register(value), self.pointer(op), self.row_distance(op))
+        self.call(name, self._register(value), self.pointer(op), self.row_distance(op))
 
     def _register(self, value: SSAValue) -> SSAValue:
         return self.number(i8, self.registers[value])

@@ -75,6 +75,7 @@ from nkdsl.layout import Layout, layout_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Target
 from nkdsl.transforms.amx_to_upstream import AmxLowering
+from nkdsl.transforms.intrinsics import array, intrinsic, moved_pointer
 from nkdsl.transforms.loops import LoopBuilder, Scopes, index_arithmetic
 from nkdsl.transforms.registers import zeros
 from nkdsl.transforms.sme_to_upstream import SmeLowering
@@ -277,16 +278,8 @@ class Lowering:
         instruction = self.target.instruction(op.instruction.data)
         given = {"acc": op.acc, "lhs": op.lhs, "rhs": op.rhs}
         order = [name.strip() for name in instruction.order.split(",")]
-        call = llvm.CallIntrinsicOp.create(
-            operands=[given[name] for name in order],
-            result_types=[op.result.type],
-            properties={
-                "intrin": StringAttr(instruction.upstream),
-                "op_bundle_sizes": _array(i32),
-                "fastmathFlags": llvm.FastMathAttr(None),
-                "operandSegmentSizes": _array(i32, len(order), 0),
-            },
-        )
+        operands = [given[name] for name in order]
+        call = intrinsic(instruction.upstream, operands, [op.result.type])
         product = self.loops.insert(call).results[0]
         if "acc" in order:
             return product
@@ -390,7 +383,7 @@ class Lowering:
         bits = vector.ExtractOp.create(
             operands=[self.loops.insert(cast).results[0]],
             result_types=[word],
-            properties={"static_position": _array(i64, 0)},
+            properties={"static_position": array(i64, 0)},
         )
         everywhere = vector.BroadcastOp.create(
             operands=[self.loops.insert(bits).results[0]],
@@ -419,7 +412,7 @@ class Lowering:
             insert = vector.InsertOp.create(
                 operands=[element, value],
                 result_types=[group],
-                properties={"static_position": _array(i64, number)},
+                properties={"static_position": array(i64, number)},
             )
             value = self.loops.insert(insert).results[0]
         return value
@@ -467,11 +460,7 @@ class Lowering:
             address = self._moved_pointer(address, place, constant)
         read, outer, data, inner = self._prefetch_arguments
         near = inner if op.into_l2 is None else outer
-        self.loops.insert(
-            llvm.CallIntrinsicOp.create(
-                operands=[address, read, near, data], properties=_PREFETCH_PROPERTIES
-            )
-        )
+        self.loops.insert(intrinsic("llvm.prefetch.p0", [address, read, near, data]))
 
     def _row_address(self, op: tile.LoadOp | tile.StoreOp) -> SSAValue:
         """The address of a tile's first row."""
@@ -503,21 +492,8 @@ class Lowering:
 
     def _moved_pointer(self, start: SSAValue, place: Place, distance: Number) -> SSAValue:
         """An address some elements on."""
-        known, operands = llvm.GEP_USE_SSA_VAL, [start]
-        if isinstance(distance, int):
-            known = distance
-        else:
-            operands.append(distance)
         element = _memref(place.view.root.type).element_type
-        address = llvm.GEPOp.create(
-            operands=operands,
-            result_types=[_POINTER],
-            properties={
-                "elem_type": element,
-                "rawConstantIndices": _array(i32, known),
-                "noWrapFlags": _NO_WRAP_FLAGS,
-            },
-        )
+        address = moved_pointer(start, distance, element)
         return self.loops.insert(address).result
 
     def _base(self, flat: SSAValue) -> SSAValue:
@@ -922,37 +898,22 @@ def _rounds_twice(op: arith.TruncFOp) -> bool:
 
 
 @cache
-def _array(type_: IntegerType, *values: int) -> DenseArrayBase[IntegerType]:
-    """A list of numbers, made once."""
-    return DenseArrayBase.from_list(type_, values)
-
-
-@cache
 def _window_type(element: Attribute) -> MemRefType:
     """The type of a view of rank 1 that starts anywhere."""
     return MemRefType(element, [DYNAMIC_INDEX], StridedLayoutAttr([1], None))
 
 
 _WINDOW_PROPERTIES = {
-    "static_offsets": _array(i64, DYNAMIC_INDEX),
-    "static_sizes": _array(i64, DYNAMIC_INDEX),
-    "static_strides": _array(i64, 1),
-    "operandSegmentSizes": _array(i32, 1, 1, 1, 0),
+    "static_offsets": array(i64, DYNAMIC_INDEX),
+    "static_sizes": array(i64, DYNAMIC_INDEX),
+    "static_strides": array(i64, 1),
+    "operandSegmentSizes": array(i32, 1, 1, 1, 0),
 }
 
 _MAY_OVERFLOW = {"overflowFlags": arith.IntegerOverflowAttr("none")}
 _UNORDERED = {
     "predicate": IntegerAttr(14, i64),  # uno
     "fastmath": arith.FastMathFlagsAttr("none"),
-}
-
-_POINTER = llvm.LLVMPointerType()
-_NO_WRAP_FLAGS = IntegerAttr(0, i32)
-_PREFETCH_PROPERTIES = {
-    "intrin": StringAttr("llvm.prefetch.p0"),
-    "op_bundle_sizes": _array(i32),
-    "fastmathFlags": llvm.FastMathAttr(None),
-    "operandSegmentSizes": _array(i32, 4, 0),
 }
 
 

@@ -18,11 +18,10 @@ Imports: our dialects and targets.
 
 from typing import ClassVar
 
-from xdsl.dialects import arith, func, llvm, vector
+from xdsl.dialects import arith, func, vector
 from xdsl.dialects.builtin import (
     AnyFloat,
     ArrayAttr,
-    DenseArrayBase,
     DenseIntOrFPElementsAttr,
     FloatAttr,
     IndexType,
@@ -31,6 +30,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
     VectorType,
     i1,
+    i8,
     i32,
     i64,
 )
@@ -40,6 +40,7 @@ from nkdsl.diagnostics import refuse
 from nkdsl.dialects import tile
 from nkdsl.dialects.tile import TileType, tile_type
 from nkdsl.targets.model import Target, TileInstruction
+from nkdsl.transforms.intrinsics import intrinsic, moved_pointer
 from nkdsl.transforms.loops import Carried, LoopBuilder
 from nkdsl.transforms.tiles_to_upstream import Access, Pointer, Stride, TileLowering, Window
 
@@ -107,7 +108,7 @@ class SmeLowering(TileLowering):
     def _vscale(self) -> SSAValue:
         """The vector length, asked for once, where the function begins."""
         if self._length is None:
-            length = _intrinsic("llvm.vscale.i64", i64)
+            length = intrinsic("llvm.vscale.i64", [], [i64])
             cast = arith.IndexCastOp(length.results[0], IndexType())
             for op in (cast, length):
                 self.loops.insert_at_entry(op)
@@ -134,7 +135,7 @@ class SmeLowering(TileLowering):
             zero = self.number(i64, 0)
             end = arith.IndexCastOp(active, i64)
             name = f"llvm.aarch64.sve.whilelt.{_MASKS[lanes]}.i64"
-            mask = _intrinsic(name, _mask_type(lanes), zero, end.result)
+            mask = intrinsic(name, [zero, end.result], [_mask_type(lanes)])
             self.loops.insert_after(active, [end, mask])
             self._masks[active, lanes] = mask.results[0]
         return self._masks[active, lanes]
@@ -144,13 +145,13 @@ class SmeLowering(TileLowering):
         if lanes not in self._full:
             pattern = arith.ConstantOp(IntegerAttr(_ALL, i32))
             name = f"llvm.aarch64.sve.ptrue.{_MASKS[lanes]}"
-            mask = _intrinsic(name, _mask_type(lanes), pattern.result)
+            mask = intrinsic(name, [pattern.result], [_mask_type(lanes)])
             for op in (mask, pattern):  # what is inserted last comes first
                 self.loops.insert_at_entry(op)
             self._full[lanes] = mask.results[0]
         return self._full[lanes]
 
-    def _rows(self, intrinsic: str, op: Access, value: SSAValue) -> None:
+    def _rows(self, name: str, op: Access, value: SSAValue) -> None:
         """Load or store a tile, a row in a turn of a loop."""
         loops, (height, lanes) = self.loops, tile_type(value).shape
         number = self.number(i32, self.registers[value])
@@ -163,19 +164,9 @@ class SmeLowering(TileLowering):
         def visit(row: SSAValue, _: Carried) -> Carried:
             wide = loops.insert(arith.IndexCastOp(row, i64)).result
             offset = loops.insert(arith.MuliOp(wide, distance)).result
-            address = loops.insert(
-                llvm.GEPOp.create(
-                    operands=[first, offset],
-                    result_types=[llvm.LLVMPointerType()],
-                    properties={
-                        "elem_type": IntegerType(8),
-                        "rawConstantIndices": DenseArrayBase.from_list(i32, [llvm.GEP_USE_SSA_VAL]),
-                        "noWrapFlags": IntegerAttr(0, i32),
-                    },
-                )
-            ).result
+            address = loops.insert(moved_pointer(first, offset, i8)).result
             slice_ = loops.insert(arith.IndexCastOp(row, i32)).result
-            self.call(intrinsic, mask or self._every(lanes), address, number, slice_)
+            self.call(name, mask or self._every(lanes), address, number, slice_)
             return ()
 
         loops.counted(loops.constant(0), rows, loops.constant(1), visit)
@@ -187,19 +178,6 @@ class SmeLowering(TileLowering):
         every = self._every(op.lhs.type.get_shape()[0])
         number = self.number(i32, self.registers[op.acc])
         self.call(instruction.upstream, number, every, every, op.lhs, op.rhs)
-
-
-def _intrinsic(name: str, result: Attribute, *arguments: SSAValue) -> Operation:
-    return llvm.CallIntrinsicOp.create(
-        operands=arguments,
-        result_types=[result],
-        properties={
-            "intrin": StringAttr(name),
-            "op_bundle_sizes": DenseArrayBase.from_list(i32, []),
-            "fastmathFlags": llvm.FastMathAttr(None),
-            "operandSegmentSizes": DenseArrayBase.from_list(i32, [len(arguments), 0]),
-        },
-    )
 
 
 def _vector(type_: TileType) -> VectorType:

@@ -91,7 +91,7 @@ class TileMicrokernel(Microkernel):
         lanes = self.plan.lanes.data
 
         def row(number: SSAValue, _: Carried) -> Carried:
-            offsets = [number, *[0] * (1 + len(group))]
+            offsets: list[SSAValue | int] = [number, *[0] * (1 + len(group))]
             sizes = [1, width, *group]
             one = memref.SubviewOp.infer_result_type(type_, offsets, sizes, [1] * len(sizes))
             view = memref.SubviewOp.get(panel, offsets, sizes, [1] * len(sizes), one)

@@ -8,14 +8,11 @@ our dialects and targets.
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from xdsl.dialects import arith, func, llvm, scf
+from xdsl.dialects import arith, func, scf
 from xdsl.dialects.builtin import (
-    DenseArrayBase,
     IntegerAttr,
     IntegerType,
     ModuleOp,
-    StringAttr,
-    i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -25,6 +22,7 @@ from nkdsl.diagnostics import refuse
 from nkdsl.dialects import tile
 from nkdsl.dialects.tile import is_in_file, verify_registers
 from nkdsl.targets.model import Target
+from nkdsl.transforms.intrinsics import intrinsic
 from nkdsl.transforms.loops import LoopBuilder
 from nkdsl.transforms.tiles import configured_shapes
 from nkdsl.types import element_type_of
@@ -118,29 +116,9 @@ class TileLowering:
             self.numbers[type_, number] = self.loops.insert_at_entry(op).result
         return self.numbers[type_, number]
 
-    def call(self, intrinsic: str, *arguments: SSAValue) -> None:
+    def call(self, name: str, *arguments: SSAValue) -> None:
         """An intrinsic without a result."""
-        self._intrinsic(intrinsic, arguments, [])
-
-    def value(self, intrinsic: str, result: Attribute, *arguments: SSAValue) -> SSAValue:
-        """The result of an intrinsic."""
-        return self._intrinsic(intrinsic, arguments, [result]).results[0]
-
-    def _intrinsic(
-        self, name: str, arguments: Sequence[SSAValue], results: Sequence[Attribute]
-    ) -> Operation:
-        return self.loops.insert(
-            llvm.CallIntrinsicOp.create(
-                operands=arguments,
-                result_types=results,
-                properties={
-                    "intrin": StringAttr(name),
-                    "op_bundle_sizes": DenseArrayBase.from_list(i32, []),
-                    "fastmathFlags": llvm.FastMathAttr(None),
-                    "operandSegmentSizes": DenseArrayBase.from_list(i32, [len(arguments), 0]),
-                },
-            )
-        )
+        self.loops.insert(intrinsic(name, arguments))
 
     def row_distance(self, op: Access) -> SSAValue:
         """Bytes from one row of an access to the next, as i64."""

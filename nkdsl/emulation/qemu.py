@@ -45,7 +45,16 @@ from nkdsl.runtime.kernel import Kernel
 from nkdsl.runtime.workspace import ALIGNMENT
 from nkdsl.targets.model import Target
 
-__all__ = ["Call", "Processor", "executor", "find_qemu", "obstacle", "processor_of", "run"]
+__all__ = [
+    "Call",
+    "Processor",
+    "executor",
+    "find_qemu",
+    "obstacle",
+    "processor_of",
+    "run",
+    "version",
+]
 
 VARIABLE = "NKDSL_QEMU_AARCH64"
 """The environment variable that names the emulator."""
@@ -57,6 +66,11 @@ INSTALL = "apt-get install --no-install-recommends qemu-user"
 
 TIMEOUT = 600.0
 """Seconds that a process may take: more than anything does that ends at all."""
+
+RIGHT_ABOUT_TILES = (10, 0)
+"""A version that multiplies tiles of integers rightly; 7.2 does not."""
+
+_TILES_OF_INTEGERS = re.compile(r"llvm\.aarch64\.sme\.[su]{1,2}mopa\.")
 
 _MEANINGLESS = 0xFF
 """Each byte of a workspace before a call: NaN in all floating-point types."""
@@ -228,7 +242,8 @@ def executor(kernel: Kernel, processor: Processor | None = None) -> Callable[...
         processor: what to emulate; by default a processor with what the target has.
 
     Raises:
-        ToolNotFound: where QEMU or the linker is missing; says how to install it.
+        ToolNotFound: where QEMU or the linker is missing, or QEMU is of a version that is known to
+            execute the kernel wrongly; says how to install it.
         Unsupported: for a kernel for another architecture.
 
     The function raises InvalidInput for arguments that don't fit, and ToolFailed as `run` does.
@@ -238,6 +253,7 @@ def executor(kernel: Kernel, processor: Processor | None = None) -> Callable[...
         raise Unsupported(f"QEMU runs code for aarch64, but target '{target.name}' is another one")
     if (missing := obstacle()) is not None:
         raise ToolNotFound(missing)
+    _refuse_wrong(kernel.ir("llvm"))
     object_code = kernel.object_code()
     chosen = processor or processor_of(target)
 
@@ -250,14 +266,22 @@ def executor(kernel: Kernel, processor: Processor | None = None) -> Callable[...
 
 def processor_of(target: Target) -> Processor:
     """A processor that has what a target needs, with registers as wide as the target's."""
-
-    def width(feature: str, widths: list[int]) -> int | None:
-        return max(widths) if feature in target.required and widths else None
-
+    widest = max(i.bits for i in target.instructions)
     return Processor(
-        vector_bits=width("+sve", [i.bits for i in target.instructions]),
-        streaming_bits=width("+sme", [i.bits for i in target.tile_instructions]),
+        vector_bits=widest if "+sve" in target.required else None,
+        streaming_bits=target.tiles.vector_bits if target.tiles is not None else None,
     )
+
+
+def _refuse_wrong(llvm_ir: str) -> None:
+    """Refuse code that this QEMU is known to execute wrongly."""
+    if version() < RIGHT_ABOUT_TILES and _TILES_OF_INTEGERS.search(llvm_ir):
+        have, needed = (".".join(map(str, v)) for v in (version(), RIGHT_ABOUT_TILES))
+        raise ToolNotFound(
+            f"{find_qemu()} is version {have}, which computes SME's outer products of integers "
+            f"wrongly; version {needed} is right (Debian 13 has it, and so has bookworm-backports "
+            f"for Debian 12); name it in {VARIABLE}, or install it with: {INSTALL}"
+        )
 
 
 def _native_arguments(kernel: Kernel, arguments: Sequence[Any]) -> Iterator[Argument]:

@@ -9,7 +9,7 @@ LIT := .venv/bin/python .venv/bin/lit
 
 help:
 	@echo 'make setup     make .venv, install nkdsl into it, and get mlir-opt 22'
-	@echo 'make demo      compile, check and time every program in examples/'
+	@echo 'make demo      compile, check and time every program in examples/; emulate Intel AMX'
 	@echo 'make test      lint, types, FileCheck tests, unit tests'
 	@echo 'make test-all  the same, with slow tests and random hypothesis seeds'
 	@echo 'make bench     measure the kernels and their peers; results in bench/results/'
@@ -25,6 +25,13 @@ demo: setup
 	  echo "== $$file"; \
 	  $(PY) -m nkdsl run "$$file"; \
 	done
+	@echo '== examples/matmul_bf16.mlir, on the tiles of Intel AMX, emulated where this CPU has none'
+	@about=$$($(PY) -m nkdsl targets sapphirerapids); \
+	if echo "$$about" | grep -qE '^ +(runs|emulated) here +yes'; then \
+	  $(PY) -m nkdsl run examples/matmul_bf16.mlir --target sapphirerapids --emulate; \
+	else \
+	  echo "skipped: $$(echo "$$about" | sed -n 's/^ *emulated here *//p')"; \
+	fi
 
 # The steps of a check, in the order of their cost. The unit tests come last: their closing line
 # is the last line of the output.
@@ -78,9 +85,10 @@ bench:
 	$(PY) -m nkdsl bench micro --dtype u8s8 --json bench/results/micro-u8s8.json --picture bench/results/micro-u8s8.png
 	$(PY) -m nkdsl bench gemm --dtype bf16 --json bench/results/gemm-bf16.json --picture bench/results/gemm-bf16.png
 	$(PY) -m nkdsl bench gemm --dtype s8,u8s8 --json bench/results/gemm-s8.json --picture bench/results/gemm-s8.png
-	$(PY) -m nkdsl bench mlp --dtype f32,bf16,s8 --json bench/results/mlp.json --picture bench/results/mlp.png
+	$(PY) -m nkdsl bench mlp --dtype f32,bf16,u8s8,s8 --json bench/results/mlp.json --picture bench/results/mlp.png
+	$(PY) -m nkdsl bench tiles --json bench/results/tiles.json
 	$(PY) -m nkdsl.bench.readme README.md $(addprefix bench/results/, $(addsuffix .json, \
-	  micro-f32 micro-f64 micro-bf16 micro-u8s8 gemm-f32 gemm-f64 gemm-bf16 gemm-s8 mlp))
+	  micro-f32 micro-f64 micro-bf16 micro-u8s8 gemm-f32 gemm-f64 gemm-bf16 gemm-s8 mlp tiles))
 
 clean:
 	rm -rf .venv .venv-peers build dist nkdsl.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -12,7 +12,7 @@ The loop keeps enough independent accumulators to hide the latency of the instru
       … store every accumulator to %out …
 
 Which instruction that is, the target's table tells by its mnemonic; how to write it, `LOOPS` does:
-vfmadd, vdpbf16ps, vpdpbusd, …
+vfmadd, vdpbf16ps, vpdpbusd, fmla, sdot, …
 
 On a processor with tiles the instruction multiplies those, and the registers are tiles:
 
@@ -73,11 +73,16 @@ class Loop:
 
 
 LOOPS = {
-    "vfmadd": Loop("llvm.fma.v{lanes}{type}", "", True, assembly=r"vfn?m(?:add|sub)\d+p[sd]|fmla"),
+    "vfmadd": Loop("llvm.fma.v{lanes}{type}", "", True, assembly=r"vfn?m(?:add|sub)\d+p[sd]"),
     "vdpbf16ps": Loop("llvm.x86.avx512bf16.dpbf16ps.{bits}", "bfloat"),
     "vpdpbusd": Loop("llvm.x86.avx512.vpdpbusd.{bits}", "i8"),
     "vpdpwssd": Loop("llvm.x86.avx512.vpdpwssd.{bits}", "i16"),
     "vpmaddwd": Loop("{madd}", "i16", adds=False),
+    "fmla": Loop("llvm.fma.v{lanes}{type}", "", True),
+    "bfdot": Loop("llvm.aarch64.neon.bfdot.v4f32.v8bf16", "bfloat"),
+    "sdot": Loop("llvm.aarch64.neon.sdot.v4i32.v16i8", "i8"),
+    "udot": Loop("llvm.aarch64.neon.udot.v4i32.v16i8", "i8"),
+    "usdot": Loop("llvm.aarch64.neon.usdot.v4i32.v16i8", "i8"),
 }
 """By the mnemonic in a target's table."""
 _MADD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd"}
@@ -139,7 +144,7 @@ class Peak:
 
     def contender(self) -> NativeContender:
         """The loop as a contender named `peak`."""
-        start = _configuration() if self.on_tiles else _start(self.entry)
+        start = _configuration(self.entry) if self.on_tiles else _start(self.entry)
         end = np.zeros_like(start)
         arguments = (STEPS, start.ctypes.data, end.ctypes.data)
         keep = (self.function, start, end)
@@ -162,11 +167,15 @@ def _start(entry: Instruction) -> npt.NDArray[np.uint8]:
     return np.concatenate([numbers.view(np.uint8), factors.view(np.uint8)])
 
 
-def _configuration() -> npt.NDArray[np.uint8]:
-    """What LDTILECFG reads: palette 1, each tile 16 rows of 64 bytes."""
-    data = np.zeros(64, np.uint8)
-    data[0], data[16:32:2], data[48:56] = 1, 64, 16
-    return data
+def _configuration(entry: Instruction) -> npt.NDArray[np.uint8]:
+    """What LDTILECFG reads, palette 1 and each tile 16 rows of 64 bytes; then two factors."""
+    table = np.zeros(64, np.uint8)
+    table[0], table[16:32:2], table[48:56] = 1, 64, 16
+    rng, factor = np.random.default_rng(0), entry.operand_type
+    if factor.is_integer:
+        return np.concatenate([table, rng.integers(0, 256, 2048, np.uint8)])
+    factors = rng.uniform(0.5, 1.0, 2048 // factor.size).astype(factor.dtype)
+    return np.concatenate([table, factors.view(np.uint8)])
 
 
 def compile_peak(entry: Instruction, cpu: Cpu | None = None) -> Peak:
@@ -228,7 +237,12 @@ def _on_amx(entry: Instruction) -> bool:
 def _tile_ir(entry: Instruction) -> str:
     """The loop on tiles as LLVM IR text."""
     lhs, rhs = TILE_ACCUMULATORS, TILE_ACCUMULATORS + 1
-    zeros = [f"  call void @llvm.x86.tilezero(i8 {number})" for number in range(rhs + 1)]
+    zeros = [f"  call void @llvm.x86.tilezero(i8 {number})" for number in range(lhs)]
+    loads = [
+        f"  %p{place} = getelementptr i8, ptr %in, i64 {64 + 1024 * place}\n"
+        f"  call void @llvm.x86.tileloadd64(i8 {number}, ptr %p{place}, i64 64)"
+        for place, number in enumerate((lhs, rhs))
+    ]
     products = [
         f"  call void @{entry.upstream}(i8 {number}, i8 {lhs}, i8 {rhs})"
         for _ in range(UNROLL)
@@ -237,12 +251,14 @@ def _tile_ir(entry: Instruction) -> str:
     lines = [
         "declare void @llvm.x86.ldtilecfg(ptr)",
         "declare void @llvm.x86.tilezero(i8)",
+        "declare void @llvm.x86.tileloadd64(i8, ptr, i64)",
         "declare void @llvm.x86.tilerelease()",
         f"declare void @{entry.upstream}(i8, i8, i8)",
         "define void @peak(i64 %steps, ptr %in, ptr %out) {",
         "entry:",
         "  call void @llvm.x86.ldtilecfg(ptr %in)",
         *zeros,
+        *loads,
         "  br label %body",
         "body:",
         "  %trip = phi i64 [ 0, %entry ], [ %next, %body ]",

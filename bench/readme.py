@@ -1,11 +1,11 @@
-"""The results sections of README.md, made from the JSON of `nkdsl bench micro`, `gemm` and `mlp`.
+"""The results sections of README.md, made from the JSON of the suites of `nkdsl bench`.
 
     python -m nkdsl.bench.readme README.md bench/results/micro-f32.json bench/results/gemm-f32.json
 
 writes a table for each report, and each type in it, between the markers of its suite, under the
 command that made it: `<!-- bench:begin -->` and `<!-- bench:end -->` for `micro`, `<!-- bench
-gemm:begin -->` and `<!-- bench gemm:end -->` for `gemm`, and the same for `mlp`. Nothing else in
-README quotes a figure.
+gemm:begin -->` and `<!-- bench gemm:end -->` for `gemm`, and the same for `mlp` and `tiles`.
+Nothing else in README quotes a figure.
 
 `mlp` writes what `gemm` does, and is told from it by its command.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from nkdsl.bench.gemm_report import SCHEMA as GEMM_SCHEMA
 from nkdsl.bench.ours import NAME as OURS
+from nkdsl.bench.tiles import SCHEMA as TILES_SCHEMA
 from nkdsl.errors import InvalidInput
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -27,6 +28,7 @@ MARKERS = {
     "gemm": (GEMM_BEGIN, GEMM_END),
     "mlp": ("<!-- bench mlp:begin -->", "<!-- bench mlp:end -->"),
     "micro": (BEGIN, END),
+    "tiles": ("<!-- bench tiles:begin -->", "<!-- bench tiles:end -->"),
 }
 """What each suite's tables stand between."""
 
@@ -68,7 +70,9 @@ def _rows(report: dict[str, Any], peers: list[str]) -> list[list[str]]:
 
 
 def suite(report: dict[str, Any]) -> str:
-    """The suite that a report is of: `micro`, `gemm` or `mlp`."""
+    """The suite that a report is of: `micro`, `gemm`, `mlp` or `tiles`."""
+    if report.get("schema") == TILES_SCHEMA:
+        return "tiles"
     if report.get("schema") != GEMM_SCHEMA:
         return "micro"
     return "mlp" if report["command"].split()[:3] == ["nkdsl", "bench", "mlp"] else "gemm"
@@ -137,6 +141,33 @@ def _gemm_summary_row(each: dict[str, Any]) -> list[str]:
     ]
 
 
+def tiles_section(report: dict[str, Any], _: str) -> str:
+    """What kernels on tiles execute, counted: one table, and no picture."""
+    head = ["shape", "types", "block", "multiplications", "loads each", "useful"]
+    head += ["instructions / kflop", "spills"]
+    return "\n".join(
+        [
+            f"**Tiles** of `{report['table']}`, counted: `{report['command']}`",
+            "",
+            f"| {' | '.join(head)} |",
+            f"|{'---|' * len(head)}",
+            *(f"| {' | '.join(_tiles_row(row))} |" for row in report["rows"]),
+        ]
+    )
+
+
+def _tiles_row(row: dict[str, Any]) -> list[str]:
+    return [
+        *(row["shape"], row["dtype"], row["block"], str(row["multiplications"])),
+        *(f"{row['loads_a_multiplication']:.2f}", f"{row['useful']:.1%}"),
+        *(f"{row['instructions_a_kiloflop']:.2f}", str(row["spills"])),
+    ]
+
+
+MAKERS = {"gemm": gemm_section, "mlp": gemm_section, "micro": section, "tiles": tiles_section}
+"""What makes a suite's section of a report and the path of its picture."""
+
+
 def _median(spread: dict[str, float] | None, form: str) -> str:
     return _number(None if spread is None else spread["median"], form)
 
@@ -154,8 +185,8 @@ def update(readme: Path, results: list[Path]) -> None:
     sections: dict[str, list[str]] = {}
     for path in results:
         report, picture = json.loads(path.read_text()), path.with_suffix(".png").as_posix()
-        make = section if suite(report) == "micro" else gemm_section
-        sections.setdefault(suite(report), []).append(make(report, picture))
+        name = suite(report)
+        sections.setdefault(name, []).append(MAKERS[name](report, picture))
     text = readme.read_text()
     for name, found in (sections or {"micro": []}).items():
         text = _replaced(text, *MARKERS[name], found, readme)

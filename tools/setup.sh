@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepares this checkout: .venv with nkdsl (editable) and its tools, MLIR 22's mlir-opt, and LLVM's
-# OpenMP runtime.
+# Prepares this checkout: .venv with nkdsl (editable) and its tools, MLIR 22's mlir-opt, LLVM's
+# OpenMP runtime, LLVM 22's llvm-mca, and what code for other processors is emulated with.
 #
 #   tools/setup.sh [--with-libxsmm]
 #
@@ -13,6 +13,8 @@
 #   NKDSL_APT=no    never install system packages
 #   NKDSL_MLIR_OPT  path of the mlir-opt to use, if it is not on PATH as mlir-opt-22
 #   NKDSL_OPENMP    path of the libomp.so.5 or libiomp5.so to use
+#   NKDSL_LLVM_MCA  path of the llvm-mca to use, if it is not on PATH as llvm-mca-22
+#   NKDSL_QEMU_AARCH64  path of the qemu-aarch64 to use, if it is not on PATH by that name
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -56,7 +58,7 @@ apt_install() {
     apt-get install -qq --yes --no-install-recommends "$@" >&2
 }
 
-is_mlir_22() {
+is_llvm_22() {
   command -v "$1" >/dev/null || return 1
   case $("$1" --version 2>/dev/null) in
     *"LLVM version 22."*) return 0 ;;
@@ -64,11 +66,11 @@ is_mlir_22() {
   return 1
 }
 
-have_mlir() { is_mlir_22 mlir-opt-22 || is_mlir_22 mlir-opt; }
+have_mlir() { is_llvm_22 mlir-opt-22 || is_llvm_22 mlir-opt; }
 
 setup_mlir() {
   if [ -n "${NKDSL_MLIR_OPT:-}" ]; then
-    is_mlir_22 "$NKDSL_MLIR_OPT" || say "NKDSL_MLIR_OPT=$NKDSL_MLIR_OPT is not an mlir-opt 22"
+    is_llvm_22 "$NKDSL_MLIR_OPT" || say "NKDSL_MLIR_OPT=$NKDSL_MLIR_OPT is not an mlir-opt 22"
     return
   fi
   have_mlir && return
@@ -113,6 +115,46 @@ setup_openmp() {
   say "    sudo apt-get install --no-install-recommends libomp5"
   say "    $venv/bin/python -m pip install intel-openmp"
   say "or set NKDSL_OPENMP."
+}
+
+have_llvm_mca() { is_llvm_22 llvm-mca-22 || is_llvm_22 llvm-mca; }
+
+setup_llvm_mca() {
+  [ -z "${NKDSL_LLVM_MCA:-}" ] || return 0
+  have_llvm_mca && return
+  apt_install llvm-22 && have_llvm_mca && return
+  say "llvm-mca 22 was not found. Without it the tests that time kernels for other CPUs by LLVM's"
+  say "models of them are skipped. To get it:"
+  say "    sudo apt-get install --no-install-recommends llvm-22"
+}
+
+have_any() {
+  local name
+  for name in "$@"; do
+    ! command -v "$name" >/dev/null || return 0
+  done
+  return 1
+}
+
+# The packages that emulation lacks: a C compiler for Intel AMX, QEMU and a linker for AArch64.
+emulation_packages() {
+  if [ "$(uname -m)" = x86_64 ] && [ -z "${CC:-}" ]; then
+    have_any cc gcc clang || echo gcc libc6-dev
+  fi
+  [ -n "${NKDSL_QEMU_AARCH64:-}" ] || have_any qemu-aarch64 qemu-aarch64-static || echo qemu-user
+  have_any ld.lld-22 ld.lld || echo lld-22
+}
+
+setup_emulation() {
+  local package missing
+  for package in $(emulation_packages); do
+    apt_install "$package" || true
+  done
+  missing=$(emulation_packages)
+  [ -n "$missing" ] || return 0
+  say "what emulates other processors is not all there. Without it code with Intel AMX, or for"
+  say "AArch64, is compiled but can't be run here, and the tests that do so are skipped. To get it:"
+  say "    sudo apt-get install --no-install-recommends" $missing
 }
 
 setup_libxsmm() {
@@ -196,4 +238,6 @@ done
 setup_python
 setup_mlir
 setup_openmp
+setup_llvm_mca
+setup_emulation
 [ "$with_libxsmm" = no ] || setup_libxsmm

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nkdsl.bench import blocks, gemm, micro, mlp
+from nkdsl.bench import blocks, gemm, micro, mlp, tiles
 
 SUITES = {
     "micro": (
@@ -10,8 +10,12 @@ SUITES = {
         "single microkernels, in cache, one thread, against the peak and every peer",
     ),
     "gemm": (gemm, "whole products, on one thread or several, against every BLAS found here"),
-    "mlp": (mlp, "networks of fully connected layers, against torch, its compiler, and JAX"),
+    "mlp": (
+        mlp,
+        "networks of fully connected layers, against torch, its compiler, JAX and libxsmm",
+    ),
     "blocks": (blocks, "the planner's model against measurement: many plans of one product"),
+    "tiles": (tiles, "what kernels on tiles execute, counted; nothing is timed"),
 }
 """Every suite's module with its line of help."""
 

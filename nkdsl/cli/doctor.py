@@ -8,20 +8,26 @@ import argparse
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
 from nkdsl.backends.linker import LINKERS
 from nkdsl.backends.mlir import find_tool
 from nkdsl.cli.targets import aligned
-from nkdsl.errors import NkdslError
+from nkdsl.emulation import amx, qemu
+from nkdsl.errors import NkdslError, ToolNotFound
 from nkdsl.runtime import openmp
 from nkdsl.runtime.threads import detect_threads
-from nkdsl.targets import detect
+from nkdsl.targets import detect, known_targets
+from nkdsl.targets.cpu import this_cpu
+from nkdsl.targets.model import TileUnit
 
 PACKAGES = ("nkdsl", "xdsl", "llvmlite", "numpy", "ml_dtypes")
 """The Python packages that compiling takes."""
+
+_SME_ON_INTEGERS = (10, 0)
+"""The version of QEMU from which on it is right about Arm SME on integers."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,18 @@ def _needed() -> Iterator[Finding]:
         yield _asked(tool, lambda tool=tool: _tool(tool))  # type: ignore[misc]
     yield _linker()
     yield _asked("host", lambda: detect().reason)
+    yield _tiles()
     yield _openmp()
     yield _asked("threads", _threads)
+    yield from _emulators()
 
 
-def _asked(what: str, ask: Callable[[], str]) -> Finding:
+def _asked(what: str, ask: Callable[[], str], *, needed: bool = True) -> Finding:
     """What an asker answers; its error says how to get what is missing."""
     try:
         return Finding(what, ask())
     except NkdslError as error:
-        return Finding(what, str(error), present=False)
+        return Finding(what, str(error), present=False, needed=needed)
 
 
 def _package(name: str) -> Finding:
@@ -124,6 +132,44 @@ def _threads() -> str:
     """How many threads kernels use where none are asked for, and why."""
     found = detect_threads()
     return f"{found.count}: {found.reason}"
+
+
+def _tiles() -> Finding:
+    """Registers that hold matrices: whether the CPU has them, and the system permits their use."""
+    cpu = this_cpu()
+    units = [target.tiles for target in known_targets() if target.tiles is not None]
+    found = dict.fromkeys(unit.name for unit in units if _has(unit, cpu.features))
+    if found:
+        return Finding("tiles", f"{', '.join(found)}, permitted by the operating system")
+    names = " or ".join(dict.fromkeys(unit.name for unit in units))
+    reason = cpu.withheld or f"this CPU has no {names}; nkdsl run --emulate runs code with tiles"
+    return Finding("tiles", reason, present=False, needed=False)
+
+
+def _has(unit: TileUnit, features: Collection[str]) -> bool:
+    return all(feature.removeprefix("+") in features for feature in unit.features)
+
+
+def _emulators() -> Iterator[Finding]:
+    """What runs the code of processors that are not here."""
+    yield _asked("emulated Intel AMX", _amx, needed=False)
+    yield _asked("emulated AArch64", _qemu, needed=False)
+
+
+def _amx() -> str:
+    """How code with AMX runs where the CPU lacks it."""
+    if (obstacle := amx.obstacle()) is not None:
+        raise ToolNotFound(obstacle)
+    return "in this process, its instructions trapped where the CPU lacks them"
+
+
+def _qemu() -> str:
+    """Where QEMU is, and what its version can't do."""
+    if (obstacle := qemu.obstacle()) is not None:
+        raise ToolNotFound(obstacle)
+    version = qemu.version()
+    lacks = "" if version >= _SME_ON_INTEGERS else "; SME on integers takes version 10.0"
+    return f"{qemu.find_qemu()}, version {'.'.join(map(str, version))}{lacks}"
 
 
 def _peers() -> Iterator[Finding]:

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="f32",
-        help="element type of a shape: f32, f64, bf16, f16, or u8s8, s8s8 and so on; default: f32",
+        help="element type of a shape: f32, f64, bf16, f16, s8, u8; or of A and B, as in u8s8; "
+        "default: f32",
     )
     parser.add_argument("--target", default="host", help="see nkdsl targets; default: host")
     parser.add_argument("--lhs-transposed", action="store_true", help="A is stored K×M")

@@ -3,6 +3,7 @@
     nkdsl run examples/matmul_512.mlir
     nkdsl compile examples/matmul_512.mlir --target x86-64-v3 --emit=asm
     nkdsl explain 127x255x511 --dtype f32 --target skylake-avx512
+    nkdsl run examples/matmul_bf16.mlir --target sapphirerapids --emulate
 
 Only the chosen subcommand's module is imported.
 """
@@ -16,12 +17,13 @@ from importlib.metadata import version
 from nkdsl.cli.errors import guarded
 
 COMMANDS = {
-    "run": "compile a program, check it against numpy on random data, and report its speed",
+    "run": "compile a program, check it against numpy on random data, and report its speed; or "
+    "emulate its processor",
     "compile": "compile a program to MLIR, LLVM IR, assembly, an object or a shared library",
-    "explain": "what is planned for a product and why: blocks, registers, edges, cycles",
-    "bench": "measure kernels against their peers",
+    "explain": "what is planned for a product and why: blocks, registers or tiles, edges, cycles",
+    "bench": "measure kernels against their peers, or count what they execute",
     "doctor": "what is installed, what is missing and how to get it",
-    "targets": "the known processors and which of them this machine can run",
+    "targets": "the known processors and which of them this machine can run or emulate",
     "opt": "run passes; the same as nkdsl-opt",
 }
 """Every subcommand with its line of help; each is a module here."""

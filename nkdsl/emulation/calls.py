@@ -96,6 +96,6 @@ def _in_words(counts: "Counts") -> list[str]:
     names = ", ".join(f"{count} {name}" for name, count in counts.multiplies.items())
     return [
         f"{names}; {counts.tileloads} tile loads, {counts.tileloads / products:.2f} a product; "
-        f"{counts.tilestores} tile stores; configured {counts.ldtilecfg} times, "
-        f"released {counts.tilerelease} times"
+        f"{counts.tilestores} tile stores; {counts.ldtilecfg} configurations, "
+        f"{counts.tilerelease} releases"
     ]

@@ -181,7 +181,7 @@ def _stream(problem: Problem, target: Target, plan: PlanAttr, depth: int, elemen
     return elements * problem.size / bytes_per_cycle(target, level) if level else 0.0
 
 
-def check_outer(problem: Problem, plan: PlanAttr) -> None:
+def check_outer(problem: Problem, instruction: TileInstruction, plan: PlanAttr) -> None:
     """Hold a written plan against what outer products can do.
 
     Raises:
@@ -192,6 +192,11 @@ def check_outer(problem: Problem, plan: PlanAttr) -> None:
         raise Unsupported(
             f"lanes = {lanes} needs a result that is contiguous along {lanes}; lanes lie along m "
             "or n, or copy the result from a contiguous array"
+        )
+    if plan.block[lanes == "n"] < instruction.lanes:
+        raise Unsupported(
+            f"block {plan.block[0]}x{plan.block[1]} with lanes = {lanes} is narrower than the "
+            f"{instruction.lanes} lanes that {instruction.name} has at least"
         )
     if problem.outer("k") and plan.k_block.data:
         raise Unsupported("of several reductions none is cut for tiles: leave out k_block")

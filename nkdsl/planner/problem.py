@@ -150,12 +150,17 @@ class Problem:
         position = self.position("k")
         if count in (1, self.group):
             return self
-        if position is None or self.sizes[position] <= 1:
+        if position is None:
             return replace(self, group=count, whole_groups=False)
         sizes = list(self.sizes)
-        whole = sizes[position] % count == 0
+        alone = sizes[position] <= 1
+        whole = sizes[position] % count == 0 and not alone
         sizes[position] = -(-sizes[position] // count)
-        lhs, rhs = (_in_groups(operand, position, count) for operand in (self.lhs, self.rhs))
+        lhs, rhs = (
+            # A single step is a group of its own wherever it lies.
+            operand if alone and operand.group != count else _in_groups(operand, position, count)
+            for operand in (self.lhs, self.rhs)
+        )
         return replace(
             self,
             sizes=tuple(sizes),

@@ -162,7 +162,10 @@ def find_plan(problem: Problem, target: Target, threads: int = 1) -> PlanAttr:
         except Unsupported as error:
             refused = refused or error
             continue
-        cycles = _predicted(stated, target, plan).cycles
+        # At all scales of run-time sizes, as far as there are some.
+        cycles = math.prod(
+            _predicted(scale, target, plan).cycles for scale in stated.scales or (stated,)
+        )
         found.append((cycles, ungrouped(problem, plan, instruction.k)))
     if not found:
         assert refused is not None
@@ -429,6 +432,8 @@ def _blocked_candidates(
     problem: Problem, target: Target, instruction: Instruction
 ) -> Iterator[PlanAttr]:
     """The plans with cache blocks, for the register blocks that lose least in a step."""
+    if _other_groups(problem, instruction) is not None:
+        return
     small = min(problem.extent(kind) for kind in "mn") < target.registers
     # Without cache blocks only one factor can be packed.
     # Refuses a result that can't be written.

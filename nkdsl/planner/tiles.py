@@ -246,9 +246,10 @@ def _depths(problem: Problem, instruction: TileInstruction) -> list[int]:
     """Parts of the reduction that are tried: whole tiles."""
     extent, unit = problem.extent("k"), instruction.depth
     every = -(-extent // unit) * unit
+    open_ = problem.position("k") in problem.dynamic
     if problem.outer("k"):
-        return [every]
-    if problem.position("k") in problem.dynamic:
+        return [] if open_ else [every]  # what is packed has no size
+    if open_:
         return [-(-depth // unit) * unit for depth in DEPTHS]
     return sorted({every, *(even(extent, max(unit, depth), unit) for depth in DEPTHS)})
 
@@ -278,11 +279,14 @@ def predict_tiles(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
             cycles = steps * (step.cycles + lost) + CALL_CYCLES + instruction.latency
             cycles += _result_cycles(problem, target, unit, call, parts["k"], (across, along), rate)
             calls.append(_call(sides, across, along, call, instruction, step, cycles))
+    repeats = problem.outer_trips("b", "m", "n")
+    configured = unit.configure_cycles / max(1, repeats)  # once, outside of all loops
+    walk = sum(call.cycles * call.count for call in calls)
     return Cost(
         calls=tuple(calls),
-        repeats=problem.outer_trips("b", "m", "n"),
+        repeats=repeats,
         chunks=parts["k"] * problem.outer_trips("k"),
-        packing=_packing(problem, target, plan, parts) + unit.configure_cycles,
+        packing=_packing(problem, target, plan, parts, walk) + configured,
         useful=problem.flops / (instruction.flops * instruction.per_cycle),
     )
 
@@ -320,7 +324,8 @@ def parts_of(
     """Into how many parts each dimension is cut, and the extent of one."""
     blocks = {"m": plan.m_block.data, "n": plan.n_block.data, "k": plan.k_block.data}
     extents = {kind: max(1, problem.extent(kind)) for kind in "mnk"}
-    extents["k"] = -(-extents["k"] // instruction.depth) * instruction.depth
+    for sizes in (blocks, extents):
+        sizes["k"] = -(-sizes["k"] // instruction.depth) * instruction.depth
     parts = {kind: max(1, -(-extents[kind] // (blocks[kind] or extents[kind]))) for kind in "mnk"}
     return parts, {kind: -(-extents[kind] // parts[kind]) for kind in "mnk"}
 
@@ -400,17 +405,25 @@ def _result_cycles(
     return cycles
 
 
-def _packing(problem: Problem, target: Target, plan: PlanAttr, parts: dict[str, int]) -> float:
-    """Cycles to pack what is packed, each part as often as it is."""
+def _packing(
+    problem: Problem, target: Target, plan: PlanAttr, parts: dict[str, int], walk: float
+) -> float:
+    """Cycles to pack what is packed, each part as often as it is.
+
+    `walk`: cycles of the multiplications in one part of the reduction. They hide packing ahead as
+    far as they take as long.
+    """
     sides, total = sides_of(plan.lanes.data), 0.0
     kinds: tuple[tuple[Role, str], ...] = (("lhs", "m"), ("rhs", "n"))
     for role, kind in kinds:
-        if plan.packs(role):
-            times = 1 if role == sides.vector else parts[sides.along]
-            along = kind if role == sides.vector else "k"
-            share = MEANWHILE_SHARE if plan.packs_ahead(role) else 1.0
-            total += share * times * packing_of(problem, target, role, kind, along)
-    return total
+        if not plan.packs(role):
+            continue
+        times = 1 if role == sides.vector else parts[sides.along]
+        cycles = packing_of(problem, target, role, kind, kind if role == sides.vector else "k")
+        if plan.packs_ahead(role):
+            cycles = max(MEANWHILE_SHARE * cycles, cycles - walk * parts["k"])
+        total += times * cycles
+    return total * problem.outer_trips("k")
 
 
 # ------------------------------------------------------------------------------------ checks
@@ -425,7 +438,7 @@ def check_tiles(problem: Problem, target: Target, plan: PlanAttr) -> None:
     instruction, unit = tile_instruction(target, plan), target.tiles
     assert unit is not None
     if instruction.scalable:
-        check_outer(problem, plan)
+        check_outer(problem, instruction, plan)
         return
     lanes = plan.lanes.data
     grid = grid_of(plan.block, lanes, instruction)
@@ -578,10 +591,17 @@ def tile_counts(problem: Problem, target: Target, plan: PlanAttr) -> TileCounts:
 
 
 def split_parts(extent: int, block: int, unit: int) -> tuple[Run, ...]:
-    """How a dimension of known size is cut into cache blocks; 0: not at all."""
-    if not block:
+    """How a dimension of known size is cut into cache blocks; 0: not at all.
+
+    All are alike but the last one, which may be shorter.
+    """
+    units = -(-extent // unit)
+    count = -(-units // -(-block // unit)) if block else 1
+    if count <= 1:
         return (Run(0, extent, 1),)
-    return split_evenly(extent, -(-block // unit) * unit, unit)
+    size = -(-units // count) * unit
+    end = (count - 1) * size
+    return Run(0, size, count - 1), Run(end, extent - end, 1)
 
 
 def _tiles_of(extent: int, cache_block: int, block: int, unit: int) -> list[int]:

@@ -9,6 +9,7 @@ import pytest
 
 from nkdsl.bench.gemm_report import SCHEMA
 from nkdsl.bench.readme import BEGIN, END, MARKERS, update
+from nkdsl.bench.tiles import SCHEMA as TILES_SCHEMA
 from nkdsl.errors import InvalidInput
 
 
@@ -100,3 +101,25 @@ def test_suites_of_one_schema_have_tables_of_their_own(tmp_path: Path) -> None:
     assert between["gemm"].count("× torch") == 1  # of the type that it took part in
     assert "whole networks" in between["mlp"] and "256:1024x1024:relu" in between["mlp"]
     assert "gemm-s8.png" in between["gemm"] and "mlp.png" in between["mlp"]
+
+
+def test_tiles_have_a_table_of_counts_and_no_picture(tmp_path: Path) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "tiles.json"
+    begin, end = MARKERS["tiles"]
+    readme.write_text(f"{begin}\nold\n{end}\n")
+    row = {
+        "shape": "64x64x64",
+        "dtype": "bf16",
+        "block": "32x32",
+        "multiplications": 32,
+        "loads_a_multiplication": 1.0,
+        "useful": 0.986,
+        "instructions_a_kiloflop": 0.2289,
+        "spills": 0,
+    }
+    report = {"schema": TILES_SCHEMA, "command": "nkdsl bench tiles", "table": "a", "rows": [row]}
+    results.write_text(json.dumps(report))
+    update(readme, [results])
+    text = readme.read_text()
+    assert "| 64x64x64 | bf16 | 32x32 | 32 | 1.00 | 98.6% | 0.23 | 0 |" in text
+    assert "old" not in text and ".png" not in text

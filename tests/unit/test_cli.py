@@ -4,6 +4,7 @@ import ctypes
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from nkdsl.backends.mlir import find_tool
 from nkdsl.cli.main import COMMANDS, main
 from nkdsl.errors import ToolNotFound
 from nkdsl.targets import can_run, get_target, known_targets
+from nkdsl.targets.cpu import this_cpu
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -360,6 +362,48 @@ def test_the_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch):
     assert "missing: mlir-opt" in out
 
 
+def test_the_doctor_says_which_processors_it_can_emulate(capsys, monkeypatch):
+    monkeypatch.setattr("nkdsl.emulation.amx.obstacle", lambda: None)
+    monkeypatch.setattr("nkdsl.emulation.qemu.obstacle", lambda: None)
+    monkeypatch.setattr("nkdsl.emulation.qemu.find_qemu", lambda: "/somewhere/qemu-aarch64")
+    monkeypatch.setattr("nkdsl.emulation.qemu.version", lambda: (7, 2))
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert re.search(r"^ok +emulated Intel AMX ", out, re.MULTILINE)
+    found = re.search(r"^ok +emulated AArch64 +(.*)$", out, re.MULTILINE)
+    assert found
+    assert found[1].startswith("/somewhere/qemu-aarch64, version 7.2; SME on integers takes")
+
+
+def test_the_doctor_says_how_to_get_an_emulator_without_which_it_does(capsys, monkeypatch):
+    remedy = "no C compiler; apt-get install gcc"
+    monkeypatch.setattr("nkdsl.emulation.amx.obstacle", lambda: remedy)
+    monkeypatch.setenv("NKDSL_QEMU_AARCH64", "/nonexistent/qemu")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert re.search(rf"^absent +emulated Intel AMX +{remedy}$", out, re.MULTILINE)
+    assert re.search(r"^absent +emulated AArch64 .*apt-get install", out, re.MULTILINE)
+    assert "missing: emulated" not in out
+
+
+AMX_FEATURES = frozenset({"amx-tile", "amx-bf16", "amx-int8"})
+
+
+@pytest.mark.parametrize(
+    ("features", "withheld", "told"),
+    [
+        (AMX_FEATURES, "", r"^ok +tiles +Intel AMX, permitted by the operating system$"),
+        (frozenset(), "the system refuses it", r"^absent +tiles +the system refuses it$"),
+        (frozenset(), "", r"^absent +tiles +this CPU has no Intel AMX.*--emulate"),
+    ],
+)
+def test_the_doctor_says_whether_there_are_tiles(features, withheld, told, capsys, monkeypatch):
+    cpu = replace(this_cpu(), features=features, withheld=withheld)
+    monkeypatch.setattr("nkdsl.cli.doctor.this_cpu", lambda: cpu)
+    main(["doctor"])
+    assert re.search(told, capsys.readouterr().out, re.MULTILINE)
+
+
 def test_targets_lists_every_target_and_marks_the_hosts(capsys):
     assert main(["targets"]) == 0
     out = capsys.readouterr().out
@@ -373,6 +417,37 @@ def test_targets_shows_the_table_of_one(capsys):
     out = capsys.readouterr().out
     assert "fma.f32x16" in out
     assert re.search(r"L1 +48 KiB", out)
+
+
+def test_targets_tells_tiles_and_what_can_only_be_emulated(capsys, monkeypatch):
+    monkeypatch.setattr("nkdsl.cli.targets.can_run", lambda target: f"no {target.name} here")
+    monkeypatch.setattr("nkdsl.emulation.qemu.obstacle", lambda: None)
+    assert main(["targets"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^.  sapphirerapids .* Intel AMX ", out, re.MULTILINE)
+    assert re.search(r"^.  neoverse-v2 .* emulated$", out, re.MULTILINE)
+    assert re.search(r"^.  znver5 .* no$", out, re.MULTILINE)
+
+
+def test_targets_shows_the_tiles_of_one(capsys, monkeypatch):
+    monkeypatch.setattr("nkdsl.cli.targets.can_run", lambda target: "this CPU has no AMX")
+    monkeypatch.setattr("nkdsl.cli.targets.emulation_obstacle", lambda target: None)
+    assert main(["targets", "sapphirerapids"]) == 0
+    out = capsys.readouterr().out
+    assert "runs here        this CPU has no AMX" in out
+    assert "emulated here    yes, by --emulate" in out
+    tiles = out.partition("tiles of Intel AMX\n")[2].partition("caches\n")[0]
+    assert re.search(r"needs +amx-tile amx-bf16 amx-int8$", tiles, re.MULTILINE)
+    assert re.search(r"registers +8$", tiles, re.MULTILINE)
+    for instruction in get_target("sapphirerapids").tile_instructions:
+        assert re.search(rf"{instruction.name} .* 16x16 .* {instruction.mnemonic}…$", tiles, re.M)
+
+
+def test_targets_tells_that_tiles_may_be_as_large_as_vectors_are_long(capsys):
+    assert main(["targets", "armv9-sme"]) == 0
+    out = capsys.readouterr().out
+    assert "of any length; plans assume 512 bits" in out
+    assert re.search(r"outer\.f32 .* 4x4 per 128 bits ", out)
 
 
 # ---------------------------------------------------------------------------------- process

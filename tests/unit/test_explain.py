@@ -98,7 +98,7 @@ def test_the_options_change_the_product(capsys):
     assert re.search(r"^A +strides in elements: k 8, m 1$", out, re.M)
 
 
-@pytest.mark.parametrize("target", ["x86-64-v3", "znver4"])
+@pytest.mark.parametrize("target", ["x86-64-v3", "znver4", "neoverse-v2"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "u8s8", "s8s8"])
 def test_no_line_is_too_wide_for_a_terminal(dtype, target, capsys):
     shapes = ["127x255x511", "1x1000x1000", "64x64x64b16"]
@@ -125,6 +125,9 @@ def test_flipped_signs_are_explained(capsys):
     out = explained(["256x256x256", "--dtype", "s8s8", "--target", "znver4"], capsys)
     assert "of A are flipped, s8 to u8" in section(out, "signs")
     assert "sums start at -128 times those of B over k" in section(out, "signs")
+    out = explained(["256x256x256", "--dtype", "u8s8", "--target", "neoverse-n1"], capsys)
+    assert "of A are flipped, u8 to s8" in section(out, "signs")
+    assert "sdot takes s8·s8" in section(out, "signs")
     for dtype in ("u8s8", "bf16"):
         assert "signs" not in explained(["64x64x64", "--dtype", dtype, "--target=znver4"], capsys)
 

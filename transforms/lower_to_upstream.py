@@ -73,7 +73,7 @@ from nkdsl.dialects.vector_arith import on_vectors
 from nkdsl.errors import NkdslError, Unsupported
 from nkdsl.layout import Layout, layout_of
 from nkdsl.targets import get_target
-from nkdsl.targets.model import Target
+from nkdsl.targets.model import NEVER_MASKED, Target
 from nkdsl.transforms.amx_to_upstream import AmxLowering
 from nkdsl.transforms.intrinsics import array, intrinsic, moved_pointer
 from nkdsl.transforms.loops import LoopBuilder, Scopes, index_arithmetic
@@ -441,12 +441,13 @@ class Lowering:
 
     def _refuse_unmasked(self, op: nkvector.LoadOp | nkvector.StoreOp) -> None:
         """Refuse to mask elements that the target can't: LLVM would branch for each of them."""
-        element = op.memref_type.element_type
-        if element_type_of(element).size < self.target.smallest_masked:
+        element, smallest = op.memref_type.element_type, self.target.smallest_masked
+        if element_type_of(element).size < smallest:
+            others = f", only those of {smallest} bytes or more" if smallest != NEVER_MASKED else ""
             refuse(
                 op,
-                f"{self.target.name} can't mask elements of {element}, only those of "
-                f"{self.target.smallest_masked} bytes or more; load and store them in parts",
+                f"{self.target.name} can't mask elements of {element}{others}; load and store them "
+                "in parts",
             )
 
     def _prefetch(self, op: nkvector.PrefetchOp) -> None:

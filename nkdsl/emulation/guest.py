@@ -267,9 +267,12 @@ class Buffer:
         behind = file[self.place.stop : self.pages.stop]
         return bool((before == _FILL).all() and (behind == _FILL).all())
 
-    def read(self, file: Bytes) -> None:
-        """Take over the bytes that were changed, and no others: holes may be another's memory."""
-        changed = file[self.place] != self.span
+    def changed(self, file: Bytes) -> npt.NDArray[np.bool_]:
+        """Which bytes were written; the others may be holes, and another's memory."""
+        return np.asarray(file[self.place] != self.span)
+
+    def read(self, file: Bytes, changed: npt.NDArray[np.bool_]) -> None:
+        """Take over the bytes that were changed."""
         if changed.any():
             self.span[changed] = file[self.place][changed]
 
@@ -356,9 +359,11 @@ class Image:
         return None
 
     def read(self, file: Bytes) -> None:
-        """Change the arrays as the calls did."""
-        for buffer in self.buffers:
-            buffer.read(file)
+        """Change the arrays as the calls did, in their order."""
+        # What was changed is found before any array is, for an array may have several buffers.
+        changes = [buffer.changed(file) for buffer in self.buffers]
+        for buffer, changed in zip(self.buffers, changes, strict=True):
+            buffer.read(file, changed)
 
 
 def _slot(argument: Argument, addresses: Iterator[int]) -> int:

@@ -71,6 +71,7 @@ RIGHT_ABOUT_TILES = (10, 0)
 """A version that multiplies tiles of integers rightly; 7.2 does not."""
 
 _TILES_OF_INTEGERS = re.compile(r"llvm\.aarch64\.sme\.[su]{1,2}mopa\.")
+"""The intrinsics that do so."""
 
 _MEANINGLESS = 0xFF
 """Each byte of a workspace before a call: NaN in all floating-point types."""
@@ -95,7 +96,9 @@ class Processor:
         has_sme = self.streaming_bits is not None
         words = [self.cpu]
         if self.vector_bits is not None:
-            words.append(f"sve{self.vector_bits}=on")
+            # A program starts with registers of 512 bits at most if it isn't said.
+            start = f"sve-default-vector-length={self.vector_bits // 8}"
+            words += [f"sve{self.vector_bits}=on", start]
         elif not has_sme:  # QEMU has no SME without SVE
             words.append("sve=off")
         # With FA64, what is illegal in streaming mode would go unnoticed.
@@ -169,8 +172,8 @@ def run(
 ) -> None:
     """Call functions one after the other in one process, and change their arrays as they do.
 
-    Each call sees its arrays as they are now, whatever the calls before it do. An array that isn't
-    writeable can't be written by the code either.
+    Each call sees its arrays as they are now, whatever the calls before it do; no two calls may
+    write to the same memory. An array that isn't writeable can't be written by the code either.
 
     Args:
         object_code: an object file for `guest.TRIPLE`.
@@ -213,6 +216,8 @@ def run(
 def _unfinished(image: Image, memory: Bytes) -> str:
     """The call that did not return."""
     number = image.finished(memory)
+    if number >= len(image.calls):
+        return "a process whose calls had all returned"
     of = f" (call {number} of {len(image.calls)})" if len(image.calls) > 1 else ""
     return f"{image.calls[number].symbol}{of}"
 
@@ -231,15 +236,18 @@ def _failure(image: Image, memory: Bytes, done: "subprocess.CompletedProcess[str
 # ---------------------------------------------------------------------------------------- kernels
 
 
-def executor(kernel: Kernel, processor: Processor | None = None) -> Callable[..., None]:
+def executor(
+    kernel: Kernel, processor: Processor | None = None, *, at: Edge = "end"
+) -> Callable[..., None]:
     """A function that does what a call of a kernel does, under QEMU.
 
     It takes arrays and numbers as the kernel does and writes to the arrays in place. What the
-    kernel only reads can't be written, and its workspace ends at a guard.
+    kernel only reads can't be written.
 
     Args:
         kernel: what to run; its target must be for AArch64.
         processor: what to emulate; by default a processor with what the target has.
+        at: which end of each array lies against a guard.
 
     Raises:
         ToolNotFound: where QEMU or the linker is missing, or QEMU is of a version that is known to
@@ -259,7 +267,7 @@ def executor(kernel: Kernel, processor: Processor | None = None) -> Callable[...
 
     def execute(*arguments: Any) -> None:
         given = tuple(_native_arguments(kernel, arguments))
-        run(object_code, [Call(kernel.signature.symbol, given)], chosen)
+        run(object_code, [Call(kernel.signature.symbol, given)], chosen, at=at)
 
     return execute
 

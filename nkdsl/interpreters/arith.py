@@ -32,6 +32,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.utils.exceptions import InterpretationError
 
 from nkdsl.interpreters.buffer import Array, dtype_of
+from nkdsl.interpreters.tile import vector_shape
 from nkdsl.targets.semantics import fma, rounded
 
 _RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -158,6 +159,8 @@ def _dense(value: DenseIntOrFPElementsAttr) -> Array:
     dtype = dtype_of(value.get_element_type())
     shape = value.get_shape()
     elements = np.array(value.get_values()).astype(dtype)
+    if isinstance(value.type, VectorType) and value.is_splat():
+        return np.full(vector_shape(value.type), elements[0])
     return np.full(shape, elements[0]) if len(elements) == 1 else elements.reshape(shape)
 
 

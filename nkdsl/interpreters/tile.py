@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import numpy as np
+from xdsl.dialects.builtin import VectorType
 from xdsl.interpreter import Interpreter, InterpreterFunctions, PythonValues, impl, register_impls
 
 from nkdsl.dialects import tile
@@ -31,6 +32,12 @@ def vector_length(bits: int) -> Iterator[None]:
         yield
     finally:
         _vscale.reset(token)
+
+
+def vector_shape(type_: VectorType) -> tuple[int, ...]:
+    """The extents of a vector, of a scalable one for vectors as long as they are now."""
+    sizes = zip(type_.get_shape(), type_.get_scalable_dims(), strict=True)
+    return tuple(size * vscale() if scalable else size for size, scalable in sizes)
 
 
 @register_impls
@@ -113,7 +120,7 @@ def _existing(shape: tuple[int, ...], active: Sequence[int]) -> tuple[int, int]:
     if not active:
         return rows, columns
     *few, left = active
-    return min(rows, *few), min(columns, left)
+    return min((rows, *few)), min(columns, left)
 
 
 def _rows(

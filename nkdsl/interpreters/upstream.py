@@ -39,6 +39,8 @@ from xdsl.utils.exceptions import InterpretationError
 from nkdsl.interpreters.amx import AmxUnit, Memory
 from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, reinterpret, row_major
 from nkdsl.interpreters.neon import NEON
+from nkdsl.interpreters.sme import VECTORS, SmeUnit, check_mode
+from nkdsl.interpreters.tile import vector_shape
 from nkdsl.targets.semantics import dot_bf16, dot_int8, fma
 
 _NO_EFFECT = frozenset({"llvm.prefetch.p0", "llvm.prefetch"})
@@ -82,7 +84,7 @@ def _integer_dots() -> dict[str, Callable[..., Array]]:
     }
 
 
-_INTRINSICS: dict[str, Callable[..., Array]] = {
+_INTRINSICS: dict[str, Callable[..., Any]] = {
     **{f"llvm.x86.avx512bf16.dpbf16ps.{bits}": _dot_bf16 for bits in (128, 256, 512)},
     **_integer_dots(),
     **{
@@ -93,6 +95,7 @@ _INTRINSICS: dict[str, Callable[..., Array]] = {
     "llvm.x86.avx2.pmadd.wd": _dot_words,
     "llvm.x86.avx512.pmaddw.d.512": _dot_words,
     **NEON,
+    **VECTORS,
 }
 """What intrinsics compute, by LLVM's name. The documentation of those of x86 is Intel's, of the
 instructions VDPBF16PS, VPDPBUSD, VPDPBSSD, VPDPBSUD, VPDPBUUD, VPDPWSSD and PMADDWD."""
@@ -113,7 +116,7 @@ _UNWRITTEN = 0xFF
 
 
 def _vector_shape(type_: Attribute) -> tuple[int, ...]:
-    return _vector_type(type_).get_shape()
+    return vector_shape(_vector_type(type_))
 
 
 def _memref_type(type_: Attribute) -> MemRefType:
@@ -148,7 +151,8 @@ class MemRefFunctions(InterpreterFunctions):
 
     def __init__(self) -> None:
         self._memory = Memory()
-        self._tiles = AmxUnit(self._memory)
+        self._units = (AmxUnit(self._memory), SmeUnit(self._memory))
+        self._legal: set[Operation] = set()
         self._constants: dict[str, Array] = {}
 
     @impl(memref.GlobalOp)
@@ -301,9 +305,13 @@ class MemRefFunctions(InterpreterFunctions):
         name = op.intrin.data
         if name in _NO_EFFECT:
             return ()
-        if (runs := self._tiles.runs(name)) is not None:
-            runs(*args)
-            return ()
+        if op not in self._legal:
+            check_mode(op, name)
+            self._legal.add(op)
+        for unit in self._units:
+            if (runs := unit.runs(name)) is not None:
+                runs(*args)
+                return ()
         if name not in _INTRINSICS:
             raise InterpretationError(f"the intrinsic '{name}' has no semantics here")
         return (_INTRINSICS[name](*args),)

@@ -2,7 +2,8 @@
 
 LLVM's detection is the authority on features. It executes CPUID and reads XCR0, so a feature that
 a virtual machine hides, or whose registers the operating system does not save, is absent even
-where the processor's name suggests it. The name alone never decides what may run.
+where the processor's name suggests it. The name alone never decides what may run. On AArch64, where
+only the operating system can tell, /proc/cpuinfo names features that LLVM does not look for.
 
 Intel AMX is asked for where the processor has it; where the operating system refuses it, it counts
 as absent.
@@ -30,6 +31,21 @@ _CPUINFO = Path("/proc/cpuinfo")
 _SC_LEVEL1_DCACHE_SIZE = 188
 """glibc's number of the first of three values (size, ways, line) for each of the levels 1 to 3;
 Python's os.sysconf has no names for them."""
+
+_LINUX_NAMES = {
+    "fp": "fp-armv8",
+    "asimd": "neon",
+    "asimdhp": "fullfp16",
+    "asimddp": "dotprod",
+    "asimdfhm": "fp16fml",
+    "bf16": "bf16",
+    "i8mm": "i8mm",
+    "sve": "sve",
+    "sve2": "sve2",
+    "sme": "sme",
+}
+"""LLVM's names of what Linux lists as features of AArch64 processors in /proc/cpuinfo
+(Documentation/arch/arm64/elf_hwcaps.rst); LLVM itself looks for some of them only."""
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -98,10 +114,24 @@ def _permitted(features: frozenset[str]) -> tuple[frozenset[str], str]:
 
 
 def _features() -> frozenset[str]:
+    return _features_from_llvm() | _features_from_cpuinfo(_CPUINFO)
+
+
+def _features_from_llvm() -> frozenset[str]:
     try:
         return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
     except RuntimeError:  # LLVM can't tell on this platform: rely on nothing
         return frozenset()
+
+
+def _features_from_cpuinfo(cpuinfo: Path) -> frozenset[str]:
+    """What Linux says of a processor of AArch64; on others the list has another name."""
+    try:
+        found = re.search(r"^Features\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    listed = found[1].split() if found else []
+    return frozenset(_LINUX_NAMES[name] for name in listed if name in _LINUX_NAMES)
 
 
 def _brand(cpuinfo: Path) -> str:

@@ -21,6 +21,7 @@ from nkdsl.targets import (
     validate,
 )
 from nkdsl.targets import cpu as cpu_module
+from nkdsl.targets.amx import AMX, AMX_BF16
 from nkdsl.targets.cpu import CacheGeometry, Cpu
 from nkdsl.targets.x86 import fma_entry
 from nkdsl.types import element_type
@@ -28,9 +29,14 @@ from nkdsl.types import element_type
 TABLES = registry.BUILT_IN
 ENTRIES = [(target, instruction) for target in TABLES for instruction in target.instructions]
 
+TILED = [(target, instruction) for target in TABLES for instruction in target.tile_instructions]
+
 each_table = pytest.mark.parametrize("target", TABLES, ids=lambda t: t.name)
 each_entry = pytest.mark.parametrize(
     ("target", "instruction"), ENTRIES, ids=[f"{t.name}-{i.name}" for t, i in ENTRIES]
+)
+each_tiled_entry = pytest.mark.parametrize(
+    ("target", "instruction"), TILED, ids=[f"{t.name}-{i.name}" for t, i in TILED]
 )
 
 
@@ -102,13 +108,20 @@ def test_what_flips_signs_has_an_instruction_to_execute(target, instruction) -> 
         assert (executed is instruction) == (not instruction.flips)
 
 
+VECTORS = {
+    "x86_64": {128: "%xmm", 256: "%ymm", 512: "%zmm"},
+    "aarch64": {128: r"v\d+\.(4s|2d)"},
+}
+"""The names of registers of some bits."""
+
+
 @each_entry
 def test_llvm_selects_the_instruction_at_its_full_width(target, instruction, capfd) -> None:
     executed = target.executed(instruction, "lhs")
     assembly = emit_assembly(target, function_of(executed))
     assert len(re.findall(rf"\b{executed.mnemonic}", assembly)) == 1
-    register = {128: "xmm", 256: "ymm", 512: "zmm"}[executed.bits]
-    assert re.search(rf"{executed.mnemonic}.*%{register}", assembly)
+    register = VECTORS[target.triple.partition("-")[0]][executed.bits]
+    assert re.search(rf"\b{executed.mnemonic}.*{register}", assembly)
     assert "not a recognized" not in capfd.readouterr().err, "LLVM knows the cpu and its features"
 
 
@@ -123,6 +136,38 @@ def test_semantics_accumulate_products(target, instruction) -> None:
     np.testing.assert_array_equal(
         instruction.semantics(acc, lhs, rhs), np.full_like(acc, 1 + 6 * k)
     )
+
+
+@each_tiled_entry
+def test_semantics_of_tiles_accumulate_all_steps_of_an_instruction(target, instruction) -> None:
+    shape, steps = (instruction.rows, instruction.lanes), instruction.steps
+    acc = np.full(shape, 1, dtype=instruction.accumulator_type.dtype)
+    lhs, rhs = (
+        np.full((*shape, steps) if steps > 1 else shape, number, dtype=element_type(name).dtype)
+        for name, number in zip(instruction.operands, (2, 3), strict=True)
+    )
+    np.testing.assert_array_equal(
+        instruction.semantics(acc, lhs, rhs), np.full_like(acc, 1 + 6 * steps)
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [entry for entry in TILED if entry[1].upstream.startswith("llvm.x86.")],
+    ids=lambda x: x.name,
+)
+def test_llvm_has_the_intrinsics_of_amx(target, instruction, capfd) -> None:
+    name = instruction.upstream
+    assembly = emit_assembly(
+        target,
+        f"""define void @f() {{
+          call void @{name}(i8 0, i8 1, i8 2)
+          ret void
+        }}
+        declare void @{name}(i8, i8, i8)""",
+    )
+    assert f"{instruction.mnemonic}\t%tmm2, %tmm1, %tmm0" in assembly
+    assert "not a recognized" not in capfd.readouterr().err, "LLVM knows the cpu and its features"
 
 
 def test_factors_of_one_type_may_both_come_from_memory_of_two_the_last_one() -> None:
@@ -181,7 +226,7 @@ def emit_assembly(target: Target, ir: str) -> str:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=",".join((*target.features, *target.tuning))
+        cpu=target.cpu, features=",".join((*target.required, *target.tuning))
     )
     return machine.emit_assembly(llvm.parse_assembly(ir))
 
@@ -275,6 +320,15 @@ BAD_FMA = fma_entry("f32", 512, latency=4, per_cycle=2.0)
         ({"caches": (Cache(0, 8, 64.0),)}, "L1: sizes and rates"),
         ({"caches": (Cache(1000, 8, 64.0),)}, "whole number of sets"),
         ({"caches": (Cache(65536, 8, 64.0), Cache(32768, 8, 64.0))}, "shrink"),
+        ({"tiles": replace(AMX, registers=2)}, "2 tiles can't hold two factors"),
+        ({"tiles": replace(AMX, features=("amx-tile",))}, "'amx-tile' of Intel AMX is not of"),
+        ({"tiles": replace(AMX, rows_loaded_per_cycle=0.0)}, "rates of Intel AMX must be positive"),
+        ({"tiles": replace(AMX, configure_cycles=-1.0)}, "configure_cycles .* is -1.* negative"),
+        ({"tiles": replace(AMX, instructions=(replace(AMX_BF16, depth=0),))}, "make no tile"),
+        (
+            {"tiles": replace(AMX, instructions=(AMX_BF16, AMX_BF16))},
+            r"two instructions are called tile\.bf16x16x16x32",
+        ),
     ],
 )
 def test_impossible_target_is_refused(fields: dict[str, object], fault: str) -> None:
@@ -293,7 +347,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 def machine(name: str, *targets: str, **fields: object) -> Cpu:
     """A processor that LLVM calls `name`, with all features of these targets."""
-    features = {f.removeprefix("+") for t in targets for f in get_target(t).features}
+    features = {f.removeprefix("+") for t in targets for f in get_target(t).required}
     nothing = Cpu(name, "", "x86_64", frozenset(features), (), "")
     return replace(nothing, **fields)  # type: ignore[arg-type]
 
@@ -321,7 +375,10 @@ def test_host_is_a_table_that_this_cpu_can_run() -> None:
         (machine("icelake-server", "cascadelake"), "cascadelake"),
         (machine("znver4", "znver4"), "znver4"),
         (machine("znver5", "znver5"), "znver5"),
-        (machine("graniterapids", "sapphirerapids"), "sapphirerapids"),
+        (machine("sapphirerapids", "sapphirerapids"), "sapphirerapids"),
+        (machine("graniterapids", "graniterapids"), "graniterapids"),
+        (machine("emeraldrapids", "sapphirerapids"), "sapphirerapids"),
+        (machine("diamondrapids", "graniterapids"), "graniterapids"),
         # A later processor of a family, even where another family's table uses more features.
         (machine("znver6", "znver5", "sapphirerapids"), "znver5"),
         (machine("haswell", "x86-64-v3"), "x86-64-v3"),
@@ -341,6 +398,12 @@ def test_choice_goes_by_name_then_family_then_features(cpu: Cpu, table: str) -> 
     assert choose(cpu).target == get_target(table)
 
 
+def test_where_only_the_tiles_are_missing_the_table_does_without() -> None:
+    cpu = machine("sapphirerapids", "sapphirerapids")
+    without = replace(cpu, features=frozenset(f for f in cpu.features if not f.startswith("amx-")))
+    assert choose(without).target == replace(get_target("sapphirerapids"), tiles=None)
+
+
 def test_reason_names_the_features_that_the_processor_should_have() -> None:
     reason = choose(machine("skylake-avx512", "x86-64-v3")).reason
     assert re.search("table x86-64-v3.*'skylake-avx512' needs avx512f", reason)
@@ -352,8 +415,8 @@ def test_machine_that_fits_no_table_is_refused_with_what_it_lacks() -> None:
 
 
 def test_machine_of_another_architecture_is_refused() -> None:
-    cpu = machine("neoverse-v2", "znver5", architecture="aarch64")
-    with pytest.raises(Unsupported, match="is for x86_64, but this machine is aarch64"):
+    cpu = machine("sifive-x280", architecture="riscv64")
+    with pytest.raises(Unsupported, match=r"is for \w+, but this machine is riscv64"):
         choose(cpu)
 
 

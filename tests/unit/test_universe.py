@@ -16,7 +16,7 @@ PASSES = (
 )
 OF_MLIR_OPT = ("bufferize",)
 """What stock mlir-opt does for us."""
-DIALECTS = ("nanokernel", "nkvector")
+DIALECTS = ("nanokernel", "nkvector", "tile")
 
 
 def loaded_by(statement: str) -> set[str]:

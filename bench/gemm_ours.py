@@ -71,7 +71,7 @@ class OursEngine:
             else:
                 packed = None
                 arguments = tuple(_arguments(kernel, operands, contract == DYNAMIC))
-        return bound(kernel, arguments, operands.row.flops, operands, packed)
+        return Made(bound(kernel, arguments, operands.row.flops, operands, packed))
 
 
 def _nkdsl() -> Any:
@@ -98,16 +98,13 @@ def compile_text(text: str, target: str, threads: int) -> Any:
     return _nkdsl().compile(text, target=target, **options)
 
 
-def bound(kernel: Any, arguments: tuple[int, ...], flops: int, *keep: object) -> Made:
+def bound(kernel: Any, arguments: tuple[int, ...], flops: int, *keep: object) -> NativeContender:
     """A contender of a kernel's native entry, with the workspace that it needs."""
     workspace = aligned_bytes(kernel.workspace_bytes)
     scratch = (workspace.ctypes.data,) if kernel.workspace_bytes else ()
     owners = (kernel, workspace, *keep)
-    return Made(
-        NativeContender(
-            "ours", kernel.address, (*arguments, *scratch), flops, str(kernel.plan), owners
-        )
-    )
+    plan = str(kernel.plan)
+    return NativeContender("ours", kernel.address, (*arguments, *scratch), flops, plan, owners)
 
 
 def _arguments(kernel: Any, operands: Operands, dynamic: bool) -> Iterator[int]:

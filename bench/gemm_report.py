@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from nkdsl.bench.gemm_bandwidth import NAME as MEMORY
-from nkdsl.bench.gemm_sets import Case
+from nkdsl.bench.gemm_sets import PLAIN, Case
 from nkdsl.bench.machine import Run
 from nkdsl.bench.ours import NAME as OURS
 from nkdsl.bench.page import empty_figure, grid, save
@@ -45,6 +45,8 @@ from nkdsl.bench.report import Result
 from nkdsl.bench.timing import Spread, Timings, geometric_mean, spread
 
 SCHEMA = "nkdsl-bench-gemm/1"
+WRONG = "wrong"
+"""What the error of a contender starts with whose answer was looked at."""
 NAMED_ROWS = 4
 """A note about more rows than this tells only how many they are."""
 
@@ -126,9 +128,13 @@ class GemmReport:
 
     @property
     def failed(self) -> bool:
-        """Whether ours failed, or was wrong, in any row."""
-        results = [row.result(OURS) for row in self.rows if row.case.contract == "plain"]
-        return any(result is not None and result.error for result in results)
+        """Whether ours failed in a row of plain operands, or was wrong in any."""
+        faults = [
+            (row.case.contract, result.error)
+            for row in self.rows
+            if (result := row.result(OURS)) is not None and result.error
+        ]
+        return any(contract == PLAIN or error.startswith(WRONG) for contract, error in faults)
 
     def summary(self) -> tuple[SetSummary, ...]:
         """Geometric means and minima by set."""
@@ -328,7 +334,7 @@ def _shown(result: GemmResult | None, what: str) -> str:
     if result is None:
         return "–"
     if result.error:
-        return "wrong" if result.error.startswith("wrong") else "unable"
+        return WRONG if result.error.startswith(WRONG) else "unable"
     found: Spread | None = getattr(result, what)
     if found is None:
         return "–"

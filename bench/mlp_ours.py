@@ -14,18 +14,32 @@ Every layer is one product with an epilogue, and what hidden layers give lies in
         nanokernel.yield %out : bf16
       }
       …
+
+A function of several products takes no weights that were packed beforehand. So where these may be,
+every layer is a function of its own, and a generated one without arguments calls them in turn, with
+everything that they take baked in:
+
+    define void @network() {
+      call void inttoptr (i64 … to ptr)(i64 %x, i64 %packed0, i64 %b0, i64 %h0)
+      …
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from nkdsl.bench.gemm_ours import bound, compile_text, failures
-from nkdsl.bench.mlp_problem import HIGH, LOW, SCALE, Mlp, MlpOperands
+from nkdsl.bench.gemm_sets import PACKED
+from nkdsl.bench.jit import compile_ir
+from nkdsl.bench.mlp_problem import SCALE, Mlp, MlpOperands, limits
 from nkdsl.bench.ours import gemm_op, memref
 from nkdsl.bench.peers.base import Availability
-from nkdsl.bench.peers.engine import Made, plain_only
+from nkdsl.bench.peers.engine import Made
 from nkdsl.bench.problem import Array, Types, product_types
+from nkdsl.bench.timing import NativeContender
 from nkdsl.types import element_type
 
 ENGINE = "mlp-ours"
@@ -48,22 +62,66 @@ class MlpOursEngine:
         Raises:
             Unable: the compiler refuses or fails.
         """
-        plain_only(contract, "a function of several products")
+        if contract == PACKED:
+            with failures():
+                return chained([*self._packed_layers(operands)], operands)
         with failures():
             text = mlir_text(operands.row, operands.types.name)
             kernel = compile_text(text, self._target, self._threads)
         pointers = tuple(array.ctypes.data for array in arguments(operands))
-        return bound(kernel, pointers, operands.row.flops, operands)
+        return Made(bound(kernel, pointers, operands.row.flops, operands))
+
+    def _packed_layers(self, operands: MlpOperands) -> Iterator[NativeContender]:
+        """A kernel for each layer, on weights packed for it; layers of one shape share one."""
+        row = operands.row
+        kernels: dict[str, Any] = {}
+        for number, layer in enumerate(row.layers):
+            single = replace(row, widths=layer)
+            text = mlir_text(single, operands.types.name)
+            if text not in kernels:
+                kernels[text] = compile_text(text, self._target, self._threads)
+            source, weight, *rest = layer_arguments(operands, number)
+            packed = importlib.import_module("nkdsl").pack(weight, like=kernels[text])
+            pointers = (
+                source.ctypes.data,
+                packed.address,
+                *(array.ctypes.data for array in rest),
+            )
+            kernel = kernels[text].packed(packed)
+            yield bound(kernel, pointers, single.flops, packed)
 
 
 def arguments(operands: MlpOperands) -> Iterator[Array]:
     """The arrays in the order of the function's arguments."""
     yield operands.x
-    outputs = (*operands.hidden, operands.c)
-    for number, weight in enumerate(operands.weights):
-        yield weight
-        yield from operands.biases[number : number + 1]
-        yield outputs[number]
+    for number in range(len(operands.weights)):
+        yield from layer_arguments(operands, number)[1:]
+
+
+def layer_arguments(operands: MlpOperands, number: int) -> tuple[Array, ...]:
+    """What a function of one layer takes: its input, weights, bias if there is any, and output."""
+    activations = (operands.x, *operands.hidden, operands.c)
+    bias = operands.biases[number : number + 1]
+    return (activations[number], operands.weights[number], *bias, activations[number + 1])
+
+
+def chained(layers: Sequence[NativeContender], operands: MlpOperands) -> Made:
+    """One call of each layer's kernel after the other, as one contender."""
+    network = compile_ir(chain_ir(layers), "network")
+    plans = dict.fromkeys(layer.detail for layer in layers)
+    detail = f"{len(layers)} kernels, weights packed: {'; '.join(plans)}"
+    keep = (network, operands, *layers)
+    return Made(NativeContender("ours", network.address, (), operands.row.flops, detail, keep))
+
+
+def chain_ir(layers: Sequence[NativeContender]) -> str:
+    """A function `@network()` that calls every kernel with its arguments."""
+    calls = "".join(
+        f"  call void inttoptr (i64 {layer.address} to ptr)"
+        f"({', '.join(f'i64 {argument}' for argument in layer.arguments)})\n"
+        for layer in layers
+    )
+    return f"define void @network() {{\n{calls}  ret void\n}}\n"
 
 
 def mlir_text(row: Mlp, dtype: str) -> str:
@@ -117,13 +175,15 @@ def _epilogue(types: Types, biased: bool) -> list[str]:
         ]
         value = "%act"
     if stored.is_integer:
+        low, high = limits(stored)
+        convert = "fptoui" if stored.is_unsigned else "fptosi"
         lines += [
-            f"%low = arith.constant {float(LOW)!r} : f32",
-            f"%high = arith.constant {float(HIGH)!r} : f32",
+            f"%low = arith.constant {low!r} : f32",
+            f"%high = arith.constant {high!r} : f32",
             f"%above = arith.maximumf {value}, %low : f32",
             "%within = arith.minimumf %above, %high : f32",
             "%whole = math.roundeven %within : f32",
-            f"%out = arith.fptosi %whole : f32 to {stored.mlir}",
+            f"%out = arith.{convert} %whole : f32 to {stored.mlir}",
         ]
         value = "%out"
     elif stored != sums:

@@ -3,9 +3,10 @@
 One layer is h' = act(h·W + b), on row-major h (batch × inputs) and W (inputs × outputs), with one b
 for each output; all layers of an `Mlp` are alike. `act` is `relu` after the bias, or nothing at all
 (`none`: bare products). In f32 and bf16 everything but sums, and b in bf16, is of that type. In 8
-bits a layer adds up integers, and its result is scaled, rounded to even and clamped to 8 bits:
+bits a layer adds up integers, and its result is scaled, rounded to even and clamped to the range of
+h, s8 or u8 (W is s8 always):
 
-    h' = clamp(round(act(SCALE·(h·W) + b)), -128, 127)
+    h' = clamp(round(act(SCALE·(h·W) + b)), -128, 127)    or 0 and 255
 
 There SCALE is a power of two and b holds multiples of a smaller one, so that every step but the
 rounding is exact in f32, and so must the answer be. In floats the answer is held against one in
@@ -32,7 +33,6 @@ ACTIVATIONS = ("relu", "none")
 SCALE = 2.0**-11
 """Keeps results of layers with about a thousand inputs in the range of 8 bits, but for a few."""
 BIAS_STEP = 2.0**-6
-LOW, HIGH = -128, 127
 SLACK = 8
 F32 = element_type("f32")
 
@@ -113,16 +113,21 @@ class MlpOperands:
         """What is only read."""
         return (self.x, *self.weights, *self.biases)
 
+    def spoil(self) -> None:
+        """Fill everything that is computed with what no network gives, as far as types can."""
+        for array in (*self.hidden, self.c):
+            array.fill(UNTOUCHED & 0x7F if self.types.lhs.is_integer else np.nan)
+
 
 def make_mlp(row: Mlp, types: Types, seed: int = 0) -> MlpOperands:
     """Allocate and fill a network; equal arguments give equal numbers."""
     random = np.random.default_rng(seed)
     stored = types.lhs
-    x = _array((row.batch, row.widths[0]), stored)
-    weights = tuple(_array(layer, types.rhs) for layer in row.layers)
+    x = reserved((row.batch, row.widths[0]), stored)
+    weights = tuple(reserved(layer, types.rhs) for layer in row.layers)
     biased = row.activation != "none"
     sums = F32 if stored.is_integer else types.sums
-    biases = tuple(_array((outputs,), sums) for _, outputs in row.layers if biased)
+    biases = tuple(reserved((outputs,), sums) for _, outputs in row.layers if biased)
     if stored.is_integer:
         for array in (x, *weights):
             array[...] = any_integers(random, array.shape, stored)
@@ -135,11 +140,11 @@ def make_mlp(row: Mlp, types: Types, seed: int = 0) -> MlpOperands:
         for bias in biases:
             # Peers hold biases in the type of the factors, so they are numbers of that.
             bias[...] = (random.standard_normal(bias.shape) / 8).astype(stored.dtype)
-    *hidden, c = (_array((row.batch, outputs), stored) for _, outputs in row.layers)
-    for array in (*hidden, c):
-        array.fill(UNTOUCHED & HIGH if stored.is_integer else np.nan)
+    *hidden, c = (reserved((row.batch, outputs), stored) for _, outputs in row.layers)
     pristine = tuple(array.copy() for array in (x, *weights, *biases))
-    return MlpOperands(row, types, x, weights, biases, tuple(hidden), c, pristine)
+    operands = MlpOperands(row, types, x, weights, biases, tuple(hidden), c, pristine)
+    operands.spoil()
+    return operands
 
 
 def mlp_operands(name: str, dtype: str) -> MlpOperands:
@@ -148,8 +153,16 @@ def mlp_operands(name: str, dtype: str) -> MlpOperands:
     return make_mlp(parse_mlp(name), types)
 
 
-def _array(shape: tuple[int, ...], element: ElementType) -> Array:
-    """On huge pages, and not a multiple of 4 KiB from every other."""
+def limits(element: ElementType) -> tuple[float, float]:
+    """The least and the largest number of a type."""
+    if not element.is_integer:
+        return -np.inf, np.inf
+    range_ = np.iinfo(element.dtype)  # type: ignore[type-var]
+    return float(range_.min), float(range_.max)
+
+
+def reserved(shape: tuple[int, ...], element: ElementType) -> Array:
+    """Zeros on huge pages, from one cache line behind the start of a page."""
     size = int(np.prod(shape)) * element.size
     memory = reserve(size + ALIGNMENT)[ALIGNMENT:]
     return memory.view(element.dtype).reshape(shape)
@@ -186,7 +199,7 @@ def reference(operands: MlpOperands) -> Array:
         h = h @ weight.astype(np.float64)
         h = h * SCALE if stored.is_integer else h
         h = h if bias is None else np.maximum(h + bias, 0)
-        h = np.clip(np.rint(h), LOW, HIGH) if stored.is_integer else _rounded(h, stored)
+        h = np.clip(np.rint(h), *limits(stored)) if stored.is_integer else _rounded(h, stored)
     return h
 
 

@@ -18,6 +18,7 @@ from nkdsl.bench.gemm_turns import Entrant, quickest
 from nkdsl.bench.gemm_worker import GemmWorker, Place, Remote
 from nkdsl.bench.peers.base import Availability, Unable
 from nkdsl.bench.peers.cblas import BLIS_KERNELS
+from nkdsl.bench.peers.libxsmm_layers import TILES
 from nkdsl.bench.peers.mkl import intel_shim
 from nkdsl.bench.peers.openblas import CORE_TYPES
 from nkdsl.bench.peers.places import find_in_peers
@@ -25,6 +26,7 @@ from nkdsl.bench.problem import PRODUCTS
 from nkdsl.bench.worker import WorkerDied
 
 GET_PEERS = "tools/peers.sh"
+GET_LIBXSMM = "apt-get install libxsmm-dev gcc"
 
 
 @dataclass(frozen=True)
@@ -122,24 +124,35 @@ FAMILIES = {
         Family("onednn", GET_PEERS, _shipped("onednn"), (PLAIN, PACKED), tuple(PRODUCTS)),
         Family("blis", "apt-get install libblis4-openmp", _blis),
         Family("jax", GET_PEERS, _jax("jax"), types=tuple(PRODUCTS)),
-        Family("libxsmm", "apt-get install libxsmm-dev gcc", _shipped("libxsmm")),
+        Family("libxsmm", GET_LIBXSMM, _shipped("libxsmm")),
     )
 }
 """Every known peer by its name on the command line, in the order of the report's columns."""
 
-_OF_NETWORKS = ("f32", "bf16", "s8s8")
+_OF_TORCH = ("f32", "bf16", "s8s8")
+_OF_NETWORKS = (*_OF_TORCH, "u8s8")
 MLP_FAMILIES = {
     family.name: family
     for family in (
-        Family("torch", GET_PEERS, _shipped("mlp-torch"), types=_OF_NETWORKS),
+        Family("torch", GET_PEERS, _shipped("mlp-torch"), types=_OF_TORCH),
         Family(
             "torch.compile",
             f"{GET_PEERS}, and apt-get install g++",
             _torch_compile,
             (PLAIN, PACKED),
-            _OF_NETWORKS,
+            _OF_TORCH,
         ),
         Family("jax", GET_PEERS, _jax("mlp-jax"), types=_OF_NETWORKS),
+        *(
+            Family(
+                f"libxsmm-{tile}",
+                GET_LIBXSMM,
+                _shipped(f"mlp-libxsmm-{tile}"),
+                (PACKED,),
+                _OF_NETWORKS,
+            )
+            for tile in TILES
+        ),
     )
 }
 """The same for networks."""

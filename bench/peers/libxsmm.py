@@ -23,20 +23,16 @@ system's C compiler links from Debian's static libxsmm-dev into the user's cache
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from nkdsl.bench.gemm_problem import Operands
-from nkdsl.bench.machine import cache_directory
 from nkdsl.bench.memory import reserve
 from nkdsl.bench.peers.base import Availability, Unable, checked
+from nkdsl.bench.peers.compiled import shared_library, static_library
 from nkdsl.bench.peers.engine import Made, plain_only
 from nkdsl.bench.peers.libxsmm_forms import (
     TRANS_A,
@@ -54,18 +50,29 @@ from nkdsl.bench.timing import Contender, NativeContender, fastest
 HOW_TO_GET = "apt-get install libxsmm-dev gcc, or set NKDSL_LIBXSMM to a shared libxsmm"
 SHIM = Path(__file__).with_name("libxsmm_shim.c")
 ARCHIVES = ("libxsmm.a", "libxsmmnoblas.a")
-BUILD_TIMEOUT_S = 120
+OPTIONS = ("-O2", "-lpthread", "-ldl", "-lm")
 
 LARGEST = 192
 """Whole products up to this many rows, columns and terms on average are libxsmm's business."""
 
 
-class _Loading:
-    """What both ways to call the library have in common."""
+class WithLibxsmm:
+    """What all ways to call the library have in common."""
 
     def __init__(self) -> None:
         """Nothing is loaded before `availability`."""
         self._interface: Interface | None = None
+
+    @property
+    def interface(self) -> Interface:
+        """How to have kernels generated.
+
+        Raises:
+            Unable: the library is not here.
+        """
+        if self._interface is None:
+            raise Unable(HOW_TO_GET)
+        return self._interface
 
     def availability(self) -> Availability:
         """Find or build the shared library and load it."""
@@ -76,19 +83,17 @@ class _Loading:
         return Availability(True, f"{_version(library)}, {origin}")
 
 
-class Libxsmm(_Loading):
+class Libxsmm(WithLibxsmm):
     """The peer `libxsmm`."""
 
     name = "libxsmm"
 
     def contender(self, problem: Problem) -> Contender:
         """The fastest of the right kernels that libxsmm generates for this problem."""
-        if self._interface is None:
-            raise Unable(HOW_TO_GET)
         candidates: list[Contender] = []
         reasons: dict[str, None] = {}
         for work, filled in _works(problem):
-            for form in self._interface.forms(work):
+            for form in self.interface.forms(work):
                 try:
                     candidates.append(checked(problem, _native(problem, form, filled)))
                 except Unable as error:
@@ -102,22 +107,20 @@ class Libxsmm(_Loading):
         """Nothing to give back."""
 
 
-class LibxsmmEngine(_Loading):
+class LibxsmmEngine(WithLibxsmm):
     """One kernel for a whole product, C := A·B."""
 
     def make(self, operands: Operands, contract: str) -> Made:
         """The bare kernel, in the orientation that needs no transpose of C."""
         plain_only(contract, "libxsmm")
         row = operands.row
-        if self._interface is None:
-            raise Unable(HOW_TO_GET)
         if operands.types.narrow:
             raise Unable(f"libxsmm takes no plain operands of {operands.types.name}")
         if row.m * row.n * row.k > LARGEST**3:
             raise Unable("libxsmm is for small products")
         a, b, c = operands.pointers
         work = Work(operands.types, next(calls(row)), (b, a, c), beta=0)
-        form = next(self._interface.forms(work), None)
+        form = next(self.interface.forms(work), None)
         if form is None:
             raise Unable("libxsmm's JIT returned no kernel")
         keep = (operands, *form.keep)
@@ -200,49 +203,13 @@ def _version(library: ctypes.CDLL) -> str:
 
 
 def build_shim() -> Path:
-    """Link the static archives into a shared library in the user's cache, once for each of them.
+    """Link the static archives into a shared library.
 
     Raises:
         Unable: no C compiler, no archive, or the linker refuses.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise Unable(f"no C compiler; {HOW_TO_GET}")
-    archives = [_archive(compiler, name) for name in ARCHIVES]
-    key = hashlib.sha256(SHIM.read_bytes())
-    for archive in archives:
-        status = archive.stat()
-        key.update(f"{archive}:{status.st_size}:{status.st_mtime_ns}".encode())
-    target = cache_directory() / f"libxsmm-{key.hexdigest()[:16]}.so"
-    if not target.exists():
-        _link(compiler, archives, target)
-    return target
-
-
-def _archive(compiler: str, name: str) -> Path:
-    """Where the compiler would find a static library."""
-    result = subprocess.run(
-        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False
-    )
-    path = Path(result.stdout.strip() or name)
-    if not path.is_absolute() or not path.exists():
-        raise Unable(f"{name} not found; {HOW_TO_GET}")
-    return path.resolve()
-
-
-def _link(compiler: str, archives: list[Path], target: Path) -> None:
-    """Build beside the target and rename, so that nobody ever loads half a library."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-        built = Path(directory) / target.name
-        command = [compiler, "-O2", "-fPIC", "-shared", "-o", str(built), str(SHIM)]
-        command += [*(str(archive) for archive in archives), "-lpthread", "-ldl", "-lm"]
-        try:
-            result = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Unable(f"the C compiler took over {BUILD_TIMEOUT_S} s to link libxsmm") from error
-        if result.returncode:
-            lines = result.stderr.strip().splitlines() or ["no message"]
-            raise Unable(f"cannot link libxsmm: {lines[0]}; {HOW_TO_GET}")
-        os.replace(built, target)
+    try:
+        archives = [static_library(name) for name in ARCHIVES]
+        return shared_library("libxsmm", SHIM.read_text(encoding="utf-8"), OPTIONS, archives)
+    except Unable as error:
+        raise Unable(f"{error}; {HOW_TO_GET}") from error

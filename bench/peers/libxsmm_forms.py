@@ -82,8 +82,18 @@ class Form:
 class Interface(Protocol):
     """A loaded libxsmm."""
 
+    @property
+    def one_structure(self) -> bool:
+        """Whether kernels take one structure of addresses; else they take the addresses."""
+
     def forms(self, work: Work) -> Iterator[Form]:
         """Every kernel that its JIT returns for some work."""
+
+    def strided(self, work: Work) -> Iterator[tuple[str, int]]:
+        """Label and address of every kernel for factors that lie a step apart, wherever that is.
+
+        The bare kernel where there is one pair of them; else each takes their number as well.
+        """
 
 
 # ------------------------------------------------------------------------------------------- 1.x
@@ -102,6 +112,7 @@ class One:
     """Types of alpha and beta, by that of sums."""
     VNNI_A = 1 << 15
     PREFETCH_NONE = 0
+    one_structure = False
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """`library` is loaded and initialized."""
@@ -109,26 +120,32 @@ class One:
 
     def forms(self, work: Work) -> Iterator[Form]:
         """The bare kernel; of batches, a strided form, one with a hint, and one by addresses."""
-        if work.batch == 1:
-            if address := self._dispatch(work, "mmdispatch"):
-                yield Form(work.call.label, address, work.operands)
-            return
         count = np.array([work.batch], dtype=np.uint64)
-        strided = (
-            ("strided", "", ()),
-            ("strided, unroll hint", "_unroll", (work.batch,)),
-        )
-        for label, suffix, hint in strided:
-            function = f"mmdispatch_reducebatch_strd{suffix}"
-            if address := self._dispatch(work, function, (*work.steps, *hint)):
-                yield Form(label, address, (*work.operands, count.ctypes.data), (count,))
-        if address := self._dispatch(work, "mmdispatch_reducebatch_addr"):
+        several = (count.ctypes.data,) if work.batch > 1 else ()
+        for label, address in self.strided(work):
+            yield Form(label, address, (*work.operands, *several), (count,))
+        if work.batch == 1:
+            return
+        if by_address := self._dispatch(work, "mmdispatch_reducebatch_addr"):
             addresses = np.concatenate(work.addresses())
             working = np.empty_like(addresses)
             thunk = compile_ir(addresses_ir(work.batch), "thunk")
             lists = tuple(x.ctypes.data for x in (addresses, working, count))
-            arguments = (address, *lists, work.operands[2])
+            arguments = (by_address, *lists, work.operands[2])
             yield Form("addresses", thunk.address, arguments, (thunk, addresses, working, count))
+
+    def strided(self, work: Work) -> Iterator[tuple[str, int]]:
+        """The bare kernel; or one for factors a step apart, and one with a hint at their number."""
+        functions: dict[str, tuple[str, tuple[int, ...]]] = {work.call.label: ("mmdispatch", ())}
+        if work.batch > 1:
+            stem, hint = "mmdispatch_reducebatch_strd", (*work.steps, work.batch)
+            functions = {
+                "strided": (stem, work.steps),
+                "strided, unroll hint": (f"{stem}_unroll", hint),
+            }
+        for label, (function, extra) in functions.items():
+            if address := self._dispatch(work, function, extra):
+                yield label, address
 
     def _dispatch(self, work: Work, function: str, extra: tuple[int, ...] = ()) -> int | None:
         """Have a kernel generated; its address, or None where it cannot be."""
@@ -188,6 +205,7 @@ class Two:
     BETA_0, VNNI_A = 1 << 2, 1 << 8
     ADDRESS, STRIDE = 1, 4
     """Kinds of batches."""
+    one_structure = True
     LARGEST_HINT = 255
     WORDS = 22
     """Of the parameters: 4 of the operation, then 6 of each operand."""
@@ -200,34 +218,37 @@ class Two:
 
     def forms(self, work: Work) -> Iterator[Form]:
         """The bare kernel; of batches, a strided form, one with a hint, and one by addresses."""
+        for label, address in self.strided(work):
+            yield self._form(work, label, address, work.operands)
         if work.batch == 1:
-            yield from self._form(work, work.call.label, None, work.operands)
             return
-        hint = min(work.batch, self.LARGEST_HINT)
-        for label, unroll in (("strided", 0), ("strided, unroll hint", hint)):
-            batch = _Batch(self.STRIDE, *work.steps, unroll)
-            yield from self._form(work, label, batch, work.operands)
-        first, second = work.addresses()
-        lists = (first.ctypes.data, second.ctypes.data, work.operands[2])
-        yield from self._form(
-            work, "addresses", _Batch(self.ADDRESS, 0, 0, 0), lists, first, second
-        )
+        if by_address := self._dispatch(work, _Batch(self.ADDRESS, 0, 0, 0)):
+            first, second = work.addresses()
+            lists = (first.ctypes.data, second.ctypes.data, work.operands[2])
+            yield self._form(work, "addresses", by_address, lists, first, second)
+
+    def strided(self, work: Work) -> Iterator[tuple[str, int]]:
+        """The bare kernel; or one for factors a step apart, and one with a hint at their number."""
+        batches: dict[str, _Batch | None] = {work.call.label: None}
+        if work.batch > 1:
+            hint = min(work.batch, self.LARGEST_HINT)
+            unrolled = {"strided": 0, "strided, unroll hint": hint}
+            batches = {
+                label: _Batch(self.STRIDE, *work.steps, unroll)
+                for label, unroll in unrolled.items()
+            }
+        for label, batch in batches.items():
+            if address := self._dispatch(work, batch):
+                yield label, address
 
     def _form(
-        self,
-        work: Work,
-        label: str,
-        batch: _Batch | None,
-        operands: tuple[int, int, int],
-        *keep: object,
-    ) -> Iterator[Form]:
-        if not (address := self._dispatch(work, batch)):
-            return
+        self, work: Work, label: str, address: int, operands: tuple[int, int, int], *keep: object
+    ) -> Form:
         count = np.array([work.batch], dtype=np.uint64)
         words = np.zeros(self.WORDS, dtype=np.uint64)
         words[[self.FIRST, self.SECOND, self.THIRD]] = operands
         words[self.COUNT] = count.ctypes.data
-        yield Form(label, address, (words.ctypes.data,), (words, count, *keep))
+        return Form(label, address, (words.ctypes.data,), (words, count, *keep))
 
     def _dispatch(self, work: Work, batch: _Batch | None) -> int | None:
         """Have a kernel generated; its address, or None where it cannot be."""

@@ -9,9 +9,6 @@ by a function, `mkl_serv_intel_cpu_true`, for which a library loaded before MKL 
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +16,9 @@ import numpy as np
 from nkdsl.bench.gemm_problem import Operands
 from nkdsl.bench.gemm_sets import PACKED
 from nkdsl.bench.jit import LLVM_NAMES
-from nkdsl.bench.machine import cache_directory
 from nkdsl.bench.peers.base import Availability, Unable, blas_letter
 from nkdsl.bench.peers.cblas import address_of, cblas_ir, fortran_ir, native
+from nkdsl.bench.peers.compiled import shared_library
 from nkdsl.bench.peers.engine import Made, plain_only
 from nkdsl.bench.peers.openblas import NO_TRANS, ROW_MAJOR, TRANS
 from nkdsl.bench.peers.places import find_in_peers
@@ -137,19 +134,7 @@ def version(library: ctypes.CDLL) -> str:
 
 def intel_shim() -> Path | None:
     """A library that tells MKL that this CPU is Intel's, or None where nothing can compile it."""
-    path = cache_directory() / "mkl_intel_cpu.so"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, built = Path(folder) / "shim.c", Path(folder) / path.name
-        source.write_text(SHIM, encoding="utf-8")
-        try:
-            subprocess.run(
-                ["cc", "-shared", "-fPIC", "-o", str(built), str(source)],
-                check=True,
-                capture_output=True,
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        os.replace(built, path)
-    return path
+    try:
+        return shared_library("mkl-intel-cpu", SHIM, ())
+    except Unable:
+        return None

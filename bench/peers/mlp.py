@@ -1,22 +1,28 @@
-"""The peers of networks: torch as it is, torch compiled, and JAX.
+"""The peers of networks: torch as it is, torch compiled, JAX, and libxsmm in a loop over tiles.
 
 Weights are plain, inputs × outputs, and are arguments; with the contract `packed` they are
-constants, which torch's compiler then lays out beforehand (its option `freezing`).
+constants, which torch's compiler then lays out beforehand (its option `freezing`). libxsmm takes
+them in tiles, so with that contract alone.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nkdsl.bench.gemm_sets import PACKED
-from nkdsl.bench.mlp_problem import HIGH, LOW, SCALE, MlpOperands
+from nkdsl.bench.mlp_problem import SCALE, MlpOperands, limits
 from nkdsl.bench.peers.base import Availability, Unable
 from nkdsl.bench.peers.engine import Engine, Made, plain_only
+from nkdsl.bench.peers.libxsmm_layers import TILES, LibxsmmLayersEngine
 from nkdsl.bench.peers.through_python import WithJax, WithTorch, made, to_torch
+from nkdsl.types import element_type
+
+S8 = element_type("s8")
 
 
 def layer(torch: Any, h: Any, weight: Any, bias: Any | None) -> Any:
@@ -24,7 +30,7 @@ def layer(torch: Any, h: Any, weight: Any, bias: Any | None) -> Any:
     if h.dtype == torch.int8:
         scaled = torch._int_mm(h, weight).float().mul_(SCALE)
         biased = scaled if bias is None else scaled.add_(bias).relu_()
-        return biased.round_().clamp_(LOW, HIGH).to(torch.int8)
+        return biased.round_().clamp_(*limits(S8)).to(torch.int8)
     return torch.mm(h, weight) if bias is None else torch.addmm(bias, h, weight).relu_()
 
 
@@ -112,7 +118,7 @@ class JaxMlpEngine(WithJax):
                 h = numpy.matmul(h, weight, preferred_element_type=sums)
                 h = h.astype(numpy.float32) * np.float32(SCALE) if stored.is_integer else h
                 h = numpy.maximum(h + biases[number], 0) if biases else h
-                h = numpy.clip(numpy.round(h), LOW, HIGH) if stored.is_integer else h
+                h = numpy.clip(numpy.round(h), *limits(stored)) if stored.is_integer else h
                 h = h.astype(stored.dtype)
             return h
 
@@ -129,5 +135,6 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "mlp-torch": TorchEngine,
     "mlp-torch-compile": TorchCompileEngine,
     "mlp-jax": JaxMlpEngine,
+    **{f"mlp-libxsmm-{tile}": partial(LibxsmmLayersEngine, tile) for tile in TILES},
 }
 """Every engine of networks but ours."""

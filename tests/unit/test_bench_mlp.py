@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nkdsl.bench import gemm, mlp
+from nkdsl.bench import gemm, gemm_ours, mlp
 from nkdsl.bench.gemm import GemmOptions, run_gemm
 from nkdsl.bench.gemm_sets import PACKED, PLAIN, Case
 from nkdsl.bench.gemm_turns import Entrant, Pace
 from nkdsl.bench.gemm_worker import GEMM, MLP, Host, Place, make_engine, task_of
-from nkdsl.bench.mlp_ours import ENGINE, arguments, mlir_text
+from nkdsl.bench.mlp_ours import ENGINE, arguments, chain_ir, mlir_text
 from nkdsl.bench.mlp_problem import (
     ACTIVATIONS,
     SCALE,
     Mlp,
     MlpOperands,
+    limits,
     make_mlp,
     mlp_fault,
     mlp_operands,
@@ -32,18 +35,20 @@ from nkdsl.bench.mlp_problem import (
 from nkdsl.bench.peers import Availability, Unable
 from nkdsl.bench.peers.engine import Made
 from nkdsl.bench.peers.families import MLP_FAMILIES, Family, Variant
-from nkdsl.bench.peers.libxsmm_forms import Call, One, Two, Work, interface
+from nkdsl.bench.peers.libxsmm_forms import Call, Form, One, Two, Work, interface
+from nkdsl.bench.peers.libxsmm_layers import TILES, LibxsmmLayersEngine, tiled, tiled_weights
 from nkdsl.bench.peers.mlp import TorchCompileEngine
-from nkdsl.bench.problem import PRODUCTS
-from nkdsl.bench.timing import PythonContender
+from nkdsl.bench.problem import PRODUCTS, Array, Types, unpack
+from nkdsl.bench.timing import NativeContender, PythonContender
 from nkdsl.frontend import load, make_context
+from nkdsl.types import ElementType
 
-DTYPES = ("f32", "bf16", "s8s8")
+DTYPES = ("f32", "bf16", "s8s8", "u8s8")
 TINY = Mlp(3, (5, 7, 4))
 
 
 class _Exact:
-    """An engine by numpy, at will wrong."""
+    """An engine by numpy, at will wrong, or unable."""
 
     def __init__(self, state: str = "right") -> None:
         self.state = state
@@ -52,6 +57,9 @@ class _Exact:
         return Availability(True, "numpy itself")
 
     def make(self, operands: MlpOperands, contract: str) -> Made:
+        if self.state == "unable":
+            raise Unable("not today")
+
         def call() -> None:
             operands.c[...] = reference(operands)
             if self.state == "wrong":
@@ -79,12 +87,21 @@ def test_flops_are_those_of_the_products() -> None:
     assert Mlp(3, (5, 7, 4)).flops == 2 * 3 * (5 * 7 + 7 * 4)
 
 
-def test_every_set_has_networks_and_one_lays_out_weights_beforehand() -> None:
+def test_every_set_has_networks_and_two_lay_out_weights_beforehand() -> None:
     found = list(mlp.cases(tuple(mlp.SETS), (TINY,), ("f32",), (2, 1)))
     assert {case.set for case in found} == {*mlp.SETS, "chosen"}
-    assert {case.contract for case in found if case.set != "packed"} == {PLAIN}
-    assert {case.contract for case in found if case.set == "packed"} == {PACKED}
+    packed = {case.set for case in found if case.contract == PACKED}
+    assert packed == {"packed", "packed-none"}
+    assert packed.isdisjoint(case.set for case in found if case.contract == PLAIN)
     assert [case.threads for case in found] == sorted(case.threads for case in found)
+
+
+def test_a_sets_networks_have_the_batches_and_widths_asked_for() -> None:
+    found = mlp.cases(("packed-none", "relu"), (), ("f32",), (1,), (3, 4), (5, 7))
+    assert [(case.set, case.row.name) for case in found] == [
+        *(("packed-none", "3:5x7:none"), ("packed-none", "4:5x7:none")),
+        *(("relu", "3:5x7:relu"), ("relu", "4:5x7:relu")),
+    ]
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -108,11 +125,15 @@ def test_an_input_that_was_written_is_found() -> None:
     assert mlp_fault(operands, thorough=True) == "wrong: an input was written"
 
 
-def test_eight_bits_are_neither_all_clamped_nor_all_zero() -> None:
-    operands = mlp_operands("64:1024x1024x1024x1024:none", "s8s8")
+@pytest.mark.parametrize("dtype", ["s8s8", "u8s8"])
+def test_eight_bits_are_neither_all_clamped_nor_all_zero(dtype: str) -> None:
+    operands = mlp_operands("64:1024x1024x1024x1024:none", dtype)
     answer = reference(operands)
+    low, high = limits(operands.types.lhs)
+    assert (answer.min(), answer.max()) == (low, high)
     assert 20 < answer.std() < 100
-    assert 0 < (np.abs(answer) >= 127).mean() < 0.2
+    assert (answer == high).mean() < 0.2
+    assert (answer <= max(low, 0)).mean() < 0.6
 
 
 # ------------------------------------------------------------------------------------------- ours
@@ -128,6 +149,7 @@ def test_ours_is_one_function_with_a_product_for_each_layer(dtype: str, activati
     assert text.count("arith.addf") == (2 if activation == "relu" else 0)
     assert text.count("arith.truncf") == (2 if dtype == "bf16" else 0)
     assert text.count("arith.fptosi") == (2 if dtype == "s8s8" else 0)
+    assert text.count("arith.fptoui") == (2 if dtype == "u8s8" else 0)
     operands = make_mlp(row, PRODUCTS[dtype])
     head = text.splitlines()[0]
     assert head.count("memref") == len(list(arguments(operands)))
@@ -142,8 +164,42 @@ def test_ours_says_why_it_cannot() -> None:
     engine = make_engine(ENGINE, 1, "abacus")
     with pytest.raises(Unable, match="abacus"):
         engine.make(make_mlp(TINY, PRODUCTS["f32"]), PLAIN)
-    with pytest.raises(Unable, match="packed beforehand"):
+    with pytest.raises(Unable, match="abacus"):
         engine.make(make_mlp(TINY, PRODUCTS["f32"]), PACKED)
+
+
+@pytest.mark.isa("avx2", "fma")
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_ours_calls_a_kernel_a_layer_on_packed_weights(dtype: str, activation: str) -> None:
+    operands = make_mlp(Mlp(5, (24, 40, 40, 40), activation), PRODUCTS[dtype])
+    made = make_engine(ENGINE, 1, "x86-64-v3").make(operands, PACKED)
+    made.contender.run(1)
+    assert mlp_fault(operands, thorough=True) is None
+    assert made.contender.detail.startswith("3 kernels, weights packed: #nanokernel.plan")
+
+
+def test_a_chain_calls_every_kernel_in_order() -> None:
+    layers = [NativeContender("ours", 64, (1, 2), 10), NativeContender("ours", 128, (3,), 10)]
+    calls = re.findall(r"call .*", chain_ir(layers))
+    assert calls == [
+        "call void inttoptr (i64 64 to ptr)(i64 1, i64 2)",
+        "call void inttoptr (i64 128 to ptr)(i64 3)",
+    ]
+
+
+@pytest.mark.isa("avx2", "fma")
+def test_layers_of_one_shape_share_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    def compile_text(text: str, target: str, threads: int) -> Any:
+        texts.append(text)
+        return gemm_ours.compile_text(text, target, threads)
+
+    monkeypatch.setattr("nkdsl.bench.mlp_ours.compile_text", compile_text)
+    row = Mlp(5, (24, 16, 16, 16))
+    make_engine(ENGINE, 1, "x86-64-v3").make(make_mlp(row, PRODUCTS["f32"]), PACKED)
+    assert texts == [mlir_text(Mlp(5, widths), "f32") for widths in ((24, 16), (16, 16))]
 
 
 # ---------------------------------------------------------------------------------------- workers
@@ -172,7 +228,7 @@ class _LocalWorker:
     """A worker in this process."""
 
     def __init__(self, engine: str, place: Place, settings: object) -> None:
-        self.host = Host(_Exact("wrong" if engine == "wrong" else "right"), MLP)
+        self.host = Host(_Exact(engine), MLP)
 
     def about(self) -> Availability:
         return Availability(True, "numpy itself")
@@ -217,6 +273,31 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert (tmp_path / "mlp.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("state", "contract", "failed"),
+    [
+        ("right", PACKED, False),
+        ("unable", PACKED, False),  # packed weights are not everyone's
+        ("unable", PLAIN, True),
+        ("wrong", PACKED, True),
+        ("wrong", PLAIN, True),
+    ],
+)
+def test_a_run_fails_where_ours_is_wrong_or_plain_weights_are_refused(
+    state: str, contract: str, failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gemm, "GemmWorker", _LocalWorker)
+    options = GemmOptions(
+        cases=(Case("any", TINY, "f32", 1, contract),),
+        peers=(),
+        families={},
+        engine=state,
+        pace=Pace(rounds=1, sample_ns=20_000),
+        command="mlp",
+    )
+    assert run_gemm(options).failed == failed
+
+
 def test_the_command_line_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     mlp.add_arguments(parser)
@@ -224,9 +305,132 @@ def test_the_command_line_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.shapes == [TINY] and found.dtype == ("f32", "s8s8")
     assert found.peers == ("jax",) and found.sets == ("none",)
     assert parser.parse_args(["--peers", "all"]).peers == tuple(MLP_FAMILIES)
+    sized = parser.parse_args(["--batches", "7,9", "--widths", "5x7x4"])
+    assert (sized.batches, sized.widths) == ((7, 9), (5, 7, 4))
     with pytest.raises(SystemExit):
         parser.parse_args(["3x5"])
     assert "is no network" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------- libxsmm in a loop over tiles
+
+
+class _ByNumpy:
+    """What libxsmm's kernels do, in numpy: sums of products of tiles, weights first."""
+
+    def __init__(self, types: Types, tile: int, one_structure: bool, excess: float = 0) -> None:
+        self.one_structure = one_structure
+        self._types, self._tile, self._excess = types, tile, excess
+        pointers = [ctypes.c_void_p] * (1 if one_structure else 4)
+        made = ctypes.CFUNCTYPE(None, *pointers)
+        self._kernel = made(self._structure if one_structure else self._multiply)
+
+    def strided(self, work: Work) -> Iterator[tuple[str, int]]:
+        address = ctypes.cast(self._kernel, ctypes.c_void_p).value
+        assert address is not None
+        yield "by numpy", address
+
+    def forms(self, work: Work) -> Iterator[Form]:
+        raise NotImplementedError
+
+    def _structure(self, address: int) -> None:
+        words = (ctypes.c_uint64 * Two.WORDS).from_address(address)
+        self._multiply(words[Two.FIRST], words[Two.SECOND], words[Two.THIRD], words[Two.COUNT])
+
+    def _multiply(self, first: int, second: int, sums: int, count: int) -> None:
+        tile, types = self._tile, self._types
+        tiles = ctypes.c_uint64.from_address(count).value
+        packed = (tiles, tile // types.group, tile, types.group)
+        weights = at(first, packed, types.rhs)
+        if types.narrow:
+            weights = unpack(weights, tile)
+        activations = at(second, (tiles, tile, tile), types.lhs)
+        wide = [x.reshape(tiles, tile, tile).astype(np.float64) for x in (activations, weights)]
+        answer = np.matmul(*wide).sum(axis=0) + self._excess
+        at(sums, (tile, tile), types.sums)[...] = answer
+
+
+def at(address: int, shape: tuple[int, ...], element: ElementType) -> Array:
+    """An array on memory that something else owns."""
+    size = int(np.prod(shape)) * element.size
+    buffer = (ctypes.c_uint8 * size).from_address(address)
+    return np.frombuffer(memoryview(buffer), np.uint8).view(element.dtype).reshape(shape)
+
+
+def layers_engine(tile: int) -> LibxsmmLayersEngine:
+    """An engine that can be used; skips the test where libxsmm or a compiler is missing."""
+    engine = LibxsmmLayersEngine(tile)
+    found = engine.availability()
+    if not found.present:
+        pytest.skip(found.detail)
+    return engine
+
+
+def test_weights_in_tiles_hold_groups_of_the_reduction() -> None:
+    types = PRODUCTS["bf16"]
+    weight = np.arange(4 * 6).reshape(4, 6).astype(types.rhs.dtype)
+    found = tiled_weights(weight, 2, types)
+    assert found.shape == (3, 2, 1, 2, 2)
+    assert found[1, 0].astype(int).tolist() == [[[2, 8], [3, 9]]]
+
+
+@pytest.mark.parametrize("one_structure", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_loops_over_tiles_are_right_around_any_kernel(
+    dtype: str, activation: str, one_structure: bool
+) -> None:
+    engine = layers_engine(32)
+    operands = make_mlp(Mlp(64, (32, 96, 64), activation), PRODUCTS[dtype])
+    network = tiled(operands, 32)
+    engine._interface = _ByNumpy(network.types, 32, one_structure)
+    orders = set()
+    for contender in engine._contenders(network):
+        network.spoil()
+        contender.run(2)
+        assert mlp_fault(operands, thorough=True) is None
+        orders.add(contender.detail)
+    assert len(orders) == 2
+
+
+@pytest.mark.isa("avx512bf16", "avx512vnni")
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_libxsmm_in_tiles_computes_networks(tile: int, dtype: str) -> None:
+    engine = layers_engine(tile)
+    operands = make_mlp(Mlp(64, (64, 128, 64)), PRODUCTS[dtype])
+    made = engine.make(operands, PACKED)
+    made.contender.run(1)
+    assert mlp_fault(operands, thorough=True) is None
+    assert made.contender.name == f"libxsmm-{tile}"
+    assert f"tiles of {tile}" in made.contender.detail
+
+
+def test_libxsmm_in_tiles_refuses_what_it_cannot_compare() -> None:
+    engine = LibxsmmLayersEngine(32)
+    with pytest.raises(Unable, match="laid out beforehand"):
+        engine.make(make_mlp(TINY, PRODUCTS["f32"]), PLAIN)
+    with pytest.raises(Unable, match="do not divide 3, 5, 7, 4"):
+        engine.make(make_mlp(TINY, PRODUCTS["f32"]), PACKED)
+    with pytest.raises(Unable, match="no networks of f64"):
+        engine.make(make_mlp(TINY, PRODUCTS["f64"]), PACKED)
+    with pytest.raises(Unable, match="apt-get install libxsmm-dev"):
+        engine.make(make_mlp(Mlp(32, (32, 32)), PRODUCTS["f32"]), PACKED)
+
+
+def test_a_kernel_that_is_wrong_is_never_timed() -> None:
+    engine = layers_engine(32)
+    engine._interface = _ByNumpy(PRODUCTS["f32"], 32, one_structure=False, excess=1)
+    with pytest.raises(Unable, match="wrong: "):
+        engine.make(make_mlp(Mlp(32, (32, 32)), PRODUCTS["f32"]), PACKED)
+
+
+def test_tiles_take_part_in_rows_of_packed_weights_alone() -> None:
+    for tile in TILES:
+        family = MLP_FAMILIES[f"libxsmm-{tile}"]
+        assert family.contracts == (PACKED,)
+        (variant,) = family.variants(1)
+        assert task_of(variant.engine) is MLP
 
 
 # ------------------------------------------------------------------------------- libxsmm's forms

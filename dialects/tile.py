@@ -605,7 +605,8 @@ def verify_registers(body: Block, shapes: Sequence[TileType]) -> RegisterFile:
 
     Raises:
         VerifyException: for a value without a register, a register that is configured otherwise,
-            and a value whose register another one took before the value's last use.
+            and a value whose register another one took before the value's last use, in the next
+            turn of a loop too.
     """
     registers = RegisterFile()
     held: dict[int, SSAValue] = {}
@@ -672,6 +673,11 @@ def _follow(
                     if registers[value] != registers[result]:
                         raise VerifyException("a loop must leave a tile in the register it had")
                     held[registers[result]] = result
+            for value in _from_outside(parent):
+                if held.get(registers[value]) is not value:
+                    raise VerifyException(
+                        f"register {registers[value]} holds another tile in the loop's next turn"
+                    )
         case scf.YieldOp() if isinstance(op.parent_op(), scf.IfOp):
             parent = op.parent_op()
             assert parent is not None
@@ -681,8 +687,18 @@ def _follow(
                         raise VerifyException("both branches must leave a tile in one register")
                     registers.place(result, registers[value])
                     held[registers[value]] = result
+        case ConfigureOp() | ReleaseOp():
+            held.clear()
         case _:
             pass
+
+
+def _from_outside(loop: Operation) -> Iterator[SSAValue]:
+    """The tiles that a loop uses, but neither makes nor carries."""
+    for op in loop.walk():
+        for value in op.operands if op is not loop else ():
+            if is_in_file(value.type) and not loop.is_ancestor(value.owner):
+                yield value
 
 
 Tile = Dialect(

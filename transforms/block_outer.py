@@ -47,9 +47,11 @@ class OuterBlocker(TileBlocker):
     # ------------------------------------------------------------------------------ packing
 
     def _packed_elements(self, role: Role) -> int:
-        if role == self.vector:
+        if role == self.vector and not self._cache_block(self.across):
             return super()._packed_elements(role)
-        return self._deepest * self._largest(self.across)
+        kind = self.along if role == self.vector else self.across
+        panels = -(-self._largest(kind) // self._unit(kind))
+        return self._deepest * panels * self._unit(kind)
 
     def _fill_panel(self, packed: Packed, block: Part, k: Part) -> None:
         self._fill(self.vector, packed, block, k)

@@ -261,6 +261,8 @@ class Lowering:
             case scf.ParallelOp():
                 self._parallel(op)
             case MicrokernelOp(callee=callee, arguments=arguments):
+                if self.tiles is not None:
+                    self.tiles.rewrite(op)  # which checks what the function expects
                 self._call(callee.string_value(), arguments)
             case func.CallOp() if self._is_ours(op):
                 self._call(op.callee.string_value(), op.arguments)

@@ -13,7 +13,7 @@ dialects, targets, planner.
 """
 
 from xdsl.dialects import arith, memref
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from nkdsl.dialects import tile
 from nkdsl.dialects.nanokernel import StepOp
@@ -84,23 +84,22 @@ class OuterBuilder(TileBuilder):
         if not distance:
             return index
         vscale, size = self._length(), self.loops.constant(distance)
-        step = self._early("step", distance, vscale, index_arithmetic(arith.MuliOp, vscale, size))
-        return self._early(
-            *("moved", (index, distance), index, index_arithmetic(arith.AddiOp, index, step))
-        )
+        step = self._early("step", distance, index_arithmetic(arith.MuliOp, vscale, size))
+        moved = index_arithmetic(arith.AddiOp, index, step)
+        return self._early("moved", (index, distance), moved)
 
     def _left(self, memory: SSAValue, dimension: int, index: SSAValue, group: int) -> SSAValue:
         """How many elements of a dimension lie at an index or behind it, times a group."""
         dim = memref.DimOp(memory, self.loops.constant(dimension))
-        extent = self._early("extent", (memory, dimension), memory, dim)
+        extent = self._early("extent", (memory, dimension), dim)
         end = index_arithmetic(arith.MaxUIOp, extent, index)
-        largest = self._early("end", (memory, dimension, index), index, end)
+        largest = self._early("end", (memory, dimension, index), end)
         rest = index_arithmetic(arith.SubiOp, largest, index)
-        left = self._early("left", (memory, dimension, index), largest, rest)
+        left = self._early("left", (memory, dimension, index), rest)
         if group == 1:
             return left
         elements = index_arithmetic(arith.MuliOp, left, self.loops.constant(group))
-        return self._early("elements", (memory, dimension, index, group), left, elements)
+        return self._early("elements", (memory, dimension, index, group), elements)
 
     def _length(self) -> SSAValue:
         """The processor's vector length."""
@@ -109,10 +108,22 @@ class OuterBuilder(TileBuilder):
             self._vscale = self.loops.insert_at_entry(VscaleOp()).result
         return self._vscale
 
-    def _early(self, what: str, key: object, after: SSAValue, op: Operation) -> SSAValue:
-        """The result of an op, which is inserted once, where a value that it needs is known."""
+    def _early(self, what: str, key: object, op: Operation) -> SSAValue:
+        """The result of an op, which is inserted once, where all that it needs is known."""
         self._length()
         if (what, key) not in self._made:
-            self.loops.insert_after(after, [op])
+            self.loops.insert_after(max(op.operands, key=_place), [op])
             self._made[what, key] = op.results[0]
         return self._made[what, key]
+
+
+def _place(value: SSAValue) -> tuple[int, int]:
+    """In how many operations the block of a value lies, and where in it the value is made."""
+    owner = value.owner
+    block = owner if isinstance(owner, Block) else owner.parent
+    assert block is not None
+    number = -1 if isinstance(owner, Block) else block.get_operation_index(owner)
+    depth, around = 0, block.parent_op()
+    while around is not None:
+        depth, around = depth + 1, around.parent_op()
+    return depth, number

@@ -143,7 +143,11 @@ class TileBuilder:
         return [self.loops.insert(each).result for each in made]
 
     def load(self, op: LoadOp) -> list[SSAValue]:
-        """A block of old results."""
+        """A block of old results, loaded as it is."""
+        if op.tail is not None:
+            raise Unsupported(
+                "a block of tiles is loaded as it is; copy what there is to the workspace"
+            )
         access = Access(op.memref, tuple(op.indices), op.dims.data)
         grid, type_ = grid_and_type(op.result.type)
         row = access.dims.index(across_of(op.result.type))

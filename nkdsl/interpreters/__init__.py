@@ -13,7 +13,7 @@ Each operation has one rule, a short method beside its dialect's others:
     iteration   index maps as arrays of positions, for linalg and whole products
     instructions    what an instruction computes: entries of the target's table
     arith, linalg, math, nanokernel, nkvector, tile, scf, upstream      the rules
-    amx             tile registers as intrinsics know them
+    amx, sme        tile registers as intrinsics know them
 
 A module must compute the same at every level, up to the rounding that a lowering is free to
 choose; `nkdsl.testing` checks that. The upstream level is keyed by upstream names and reads no

@@ -67,7 +67,7 @@ def outer_plans(
         if problem.stride("out", lanes) != 1:
             continue
         sides = sides_of(lanes)
-        for depth in _depths(problem):
+        for depth in _depths(problem, pack):
             for height in _sizes(problem, sides.across):
                 for width in _sizes(problem, sides.along):
                     sizes = {sides.across: height, sides.along: width}
@@ -90,12 +90,13 @@ def _sizes(problem: Problem, kind: str) -> tuple[int, ...]:
     return tuple(size for size in BLOCKS if size == BLOCKS[0] or size < 2 * extent)
 
 
-def _depths(problem: Problem) -> list[int]:
+def _depths(problem: Problem, pack: str) -> list[int]:
     """Parts of the reduction that are tried."""
     extent = max(1, problem.extent("k"))
+    open_ = problem.position("k") in problem.dynamic
     if problem.outer("k"):
-        return [extent]
-    if problem.position("k") in problem.dynamic:
+        return [] if open_ and pack != "none" else [extent]  # what is packed has no size
+    if open_:
         return list(DEPTHS)
     return sorted({extent, *(even(extent, depth, 1) for depth in DEPTHS)})
 

@@ -51,6 +51,10 @@ line, and a load waits for the last of them."""
 MEANWHILE_SHARE = 0.25
 """What packing costs of its time where tiles are multiplied meanwhile: it asks for load ports."""
 
+HIDING_SHARE = 0.9
+"""What of the time of multiplications can hide packing: blocks that take less of it are better even
+where packing takes longest."""
+
 RESULT_SHARE = 0.5
 """The part of the way in and out of a block's sums that multiplications of others don't hide."""
 
@@ -239,7 +243,16 @@ def _can_pack_ahead(problem: Problem, instruction: TileInstruction, plan: PlanAt
     if cut or problem.dynamic or not plan.packs(sides.vector):
         return False
     whole = problem.whole_groups and problem.extent("k") % instruction.depth == 0
-    return whole and problem.stride(sides.vector, sides.along) == 1
+    return whole and _lies_in_rows(problem, sides)
+
+
+def _lies_in_rows(problem: Problem, sides: Sides) -> bool:
+    """Whether the column factor has the dimensions of panels: k, then the contiguous one."""
+    k, along = problem.position("k"), problem.position(sides.along)
+    if k is None or along is None or problem.stride(sides.vector, sides.along) != 1:
+        return False
+    before, after = (problem.operand_named(sides.vector).dims[i] for i in (k, along))
+    return before is not None and after is not None and before < after
 
 
 def _depths(problem: Problem, instruction: TileInstruction) -> list[int]:
@@ -421,7 +434,8 @@ def _packing(
         times = 1 if role == sides.vector else parts[sides.along]
         cycles = packing_of(problem, target, role, kind, kind if role == sides.vector else "k")
         if plan.packs_ahead(role):
-            cycles = max(MEANWHILE_SHARE * cycles, cycles - walk * parts["k"])
+            hidden = HIDING_SHARE * walk * parts["k"]
+            cycles = max(MEANWHILE_SHARE * cycles, cycles - hidden)
         total += times * cycles
     return total * problem.outer_trips("k")
 
@@ -468,8 +482,9 @@ def check_tiles(problem: Problem, target: Target, plan: PlanAttr) -> None:
         plan.ahead.data != "none" and not _can_pack_ahead(problem, instruction, plan)
     ):
         raise Unsupported(
-            "only a factor that lies along the lanes, whose reduction ends with whole tiles, is "
-            "packed ahead, a panel at a time: leave out ahead, or write no block across the lanes"
+            "only a factor that lies in rows along the lanes, whose reduction ends with whole "
+            "tiles, is packed ahead, a panel at a time: leave out ahead, or write no block across "
+            "the lanes"
         )
     _check_cache_blocks(plan, grid)
     _check_packing(problem, plan, instruction)

@@ -17,6 +17,7 @@ _FMA = re.compile(r"^vfn?m(?:add|sub)\d{3}([sp])[sd]$")
 _SCALAR = re.compile(r"^v?(?:mul|add|sub|div|mov)s[sd]$|^vfn?m(?:add|sub)\d{3}s[sd]$")
 _UNFUSED = re.compile(r"^v?h?(?:mul|add|sub|addsub|dp)[sp][sd]$")
 _VECTOR_REGISTER = re.compile(r"%[xyz]mm\d+")
+_TILE = re.compile(r"%tmm\d+")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,26 @@ class Instruction:
     def vector_store(self) -> bool:
         """Whether it writes a register to an operand."""
         return self.writes_memory and bool(self.registers) and not self.on_stack
+
+    @property
+    def tiles(self) -> tuple[str, ...]:
+        """The tile registers it names, the one it changes last."""
+        return tuple(_TILE.findall(" ".join(self.operands)))
+
+    @property
+    def tile_product(self) -> bool:
+        """Whether it multiplies tiles."""
+        return self.mnemonic.startswith("tdp")
+
+    @property
+    def tile_load(self) -> bool:
+        """Whether it loads a tile."""
+        return self.mnemonic.startswith("tileload")
+
+    @property
+    def tile_store(self) -> bool:
+        """Whether it stores a tile."""
+        return self.mnemonic.startswith("tilestore")
 
     @property
     def masked(self) -> bool:
@@ -209,4 +230,22 @@ def count(code: Iterable[Line]) -> Counts:
         spills=sum(i.on_stack for i in all_),
         scalars=sum(i.scalar for i in all_),
         calls=sum(i.mnemonic.startswith("call") for i in all_),
+    )
+
+
+def smallest_loop(lines: tuple[Line, ...], mnemonic: str) -> tuple[Instruction, ...]:
+    """The shortest code that is jumped back over and holds an instruction, inner loops included.
+
+    What is found begins at some turn of the loop, not always with its first instruction.
+    """
+    labels = {line: position for position, line in enumerate(lines) if isinstance(line, str)}
+    found: dict[str, tuple[Line, ...]] = {}
+    for position, line in enumerate(lines):
+        if isinstance(line, Instruction) and line.jump in labels:
+            start = labels[line.jump]
+            if start < position:
+                found[line.jump] = lines[start : position + 1]
+    holding = (instructions(loop) for loop in found.values())
+    return min(
+        (loop for loop in holding if any(i.mnemonic.startswith(mnemonic) for i in loop)), key=len
     )

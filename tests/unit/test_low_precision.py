@@ -5,9 +5,6 @@ blocks tiny: what differs between them is which groups, tails, panels and signs 
 run on arrays that lie flush against pages that can't be touched, in a child process.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,183 +13,16 @@ from hypothesis import strategies as st
 
 import nkdsl
 from nkdsl.targets import can_run, get_target
-from nkdsl.testing import ArraySpec, Check, Like, Lowered
+from nkdsl.testing import Check, Lowered
 from nkdsl.types import element_type
+from tests.unit.narrow import EPILOGUES, FACTOR_LAYOUTS, FACTORS, LAYOUTS, NarrowProduct
 
 TARGET = "znver4"
 """It has instructions for all of these types: some take k in groups, some flip signs."""
 
-FACTORS = (
-    ("bf16", "bf16"),
-    ("f16", "f16"),
-    ("u8", "s8"),
-    ("s8", "u8"),
-    ("s8", "s8"),
-    ("u8", "u8"),
-)
-
-LAYOUTS = ("rows", "padded", "columns")
-FACTOR_LAYOUTS = (*LAYOUTS, "spread")
-"""A result must be contiguous in one direction; factors need not."""
-
-EPILOGUES = {
-    "bias along n": ("n", "%y = arith.addf %x, %z : f32"),
-    "bias along m": ("m", "%y = arith.addf %x, %z : f32"),
-    "residual": ("mn", "%y = arith.addf %x, %z : f32"),
-    "scale": ("", "%y = arith.mulf %x, %z : f32"),
-    "relu": (None, "%zero = arith.constant 0.0 : f32\n%y = arith.maximumf %x, %zero : f32"),
-    "gelu": (
-        None,
-        """%half = arith.constant 0.5 : f32
-        %root = arith.constant 0.70710678 : f32
-        %one = arith.constant 1.0 : f32
-        %scaled = arith.mulf %x, %root : f32
-        %erf = math.erf %scaled : f32
-        %more = arith.addf %erf, %one : f32
-        %part = arith.mulf %x, %half : f32
-        %y = arith.mulf %part, %more : f32""",
-    ),
-}
-"""The iterators of a further operand of f32, and what becomes of the sum %x."""
-
-SATURATED = {"s8": (-128, 127, "fptosi"), "u8": (0, 255, "fptoui")}
-"""The numbers that a type holds, and the conversion to it."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One product of a narrow type."""
-
-    factors: tuple[str, str]
-    m: int
-    n: int
-    k: int
-    result: str
-    """Element type of the result: that of the sums, of the factors if these are floats, or any
-    with an epilogue."""
-    layouts: tuple[str, str, str] = ("rows", "rows", "rows")
-    """For each operand `rows`, `padded` (each row followed by a hole), `columns` or `spread` (each
-    element followed by one); for rhs also `groups`, of as many steps as four bytes hold."""
-    from_zero: bool = False
-    epilogue: str | None = None
-    dynamic: str = ""
-    """Iterators whose extent the program leaves open; strides follow suit."""
-    plan: dict[str, object] = field(default_factory=dict)
-
-    @cached_property
-    def group(self) -> int:
-        """Steps of k in four bytes."""
-        return 4 // element_type(self.factors[0]).size
-
-    @property
-    def extra(self) -> str | None:
-        """The iterators of the epilogue's further operand, if it has one."""
-        return None if self.epilogue is None else EPILOGUES[self.epilogue][0]
-
-    @property
-    def operands(self) -> list[tuple[str, str, str]]:
-        """Iterators, element type and layout of each operand."""
-        names = ("mk", "kn", "mn")
-        elements = (*self.factors, self.result)
-        found = list(zip(names, elements, self.layouts, strict=True))
-        return found if self.extra is None else [*found, (self.extra, "f32", "rows")]
-
-    def like(self) -> list[Like]:
-        """The arrays of a call."""
-        return [self._spec(*operand) for operand in self.operands]
-
-    def _spec(self, iterators: str, element: str, layout: str) -> ArraySpec:
-        shape = tuple(getattr(self, i) for i in iterators)
-        if layout == "rows":
-            return ArraySpec(shape, element)
-        rows, columns = shape
-        match layout:
-            case "groups":
-                return ArraySpec((-(-rows // self.group), columns, self.group), element)
-            case "columns":
-                return ArraySpec(shape, element, (1, max(1, rows)))
-            case "padded":
-                return ArraySpec(shape, element, (columns + 3, 1))
-            case _:
-                return ArraySpec(shape, element, (2 * max(1, columns), 2))
-
-    def _type(self, iterators: str, element: str, layout: str) -> str:
-        spec = self._spec(iterators, element, layout)
-        open_ = [i in self.dynamic for i in iterators] + [False]
-        shape = "".join(
-            "?x" if unknown else f"{n}x" for n, unknown in zip(spec.shape, open_, strict=False)
-        )
-        name = element.replace("s8", "i8").replace("u8", "i8").replace("s32", "i32")
-        if spec.strides is None:
-            return f"memref<{shape}{name}>"
-        strides = ("?" if any(open_) and s > 2 else str(s) for s in spec.strides)
-        return f"memref<{shape}{name}, strided<[{', '.join(strides)}]>>"
-
-    @property
-    def source(self) -> str:
-        """The program."""
-        types = [self._type(*operand) for operand in self.operands]
-        marks = ["", "", " {nanokernel.unsigned}" if self.result == "u8" else "", ""]
-        arguments = ", ".join(
-            f"%{name}: {t}{mark}" for name, t, mark in zip("abce", types, marks, strict=False)
-        )
-        rhs = (
-            "k, n"
-            if self.layouts[1] != "groups"
-            else (f"k floordiv {self.group}, n, k mod {self.group}")
-        )
-        unsigned = [role for role, f in zip(("lhs", "rhs"), self.factors, strict=True) if f == "u8"]
-        word = f"unsigned {'both' if len(unsigned) == 2 else unsigned[0]}" if unsigned else ""
-        return f"""
-        func.func @product({arguments}) {{
-          nanokernel.gemm ins(%a[m, k], %b[{rhs}] : {types[0]}, {types[1]}) {word}
-            outs(%c[m, n] : {types[2]}) {"from zero" if self.from_zero else ""} {self._plan}
-            {self._region(types)}
-          func.return
-        }}"""
-
-    @property
-    def _plan(self) -> str:
-        if not self.plan:
-            return ""
-        target = get_target(TARGET)
-        instruction = target.instruction_for(*map(element_type, self.factors))
-        entries = {"target": f'"{TARGET}"', "instruction": f'"{instruction.name}"', **self.plan}
-        return f"plan #nanokernel.plan<{', '.join(f'{k} = {v}' for k, v in entries.items())}>"
-
-    def _region(self, types: list[str]) -> str:
-        if self.epilogue is None:
-            return ""
-        sums = element_type(self.factors[0]).sums.replace("s32", "i32")
-        taken = f"(%e[{', '.join(self.extra)}] : {types[3]})" if self.extra is not None else ""
-        argument = ", %z: f32" if self.extra is not None else ""
-        start = "%x = arith.sitofp %sum : i32 to f32\n" if sums == "i32" else ""
-        first = "%sum" if sums == "i32" else "%x"
-        return f"""epilogue{taken} {{
-            ^bb0({first}: {sums}{argument}):
-              {start}{EPILOGUES[self.epilogue][1]}
-              {self._converted}
-            }}"""
-
-    @property
-    def _converted(self) -> str:
-        """The last operations of an epilogue: %y in the type of the result."""
-        if self.result == "f32":
-            return "nanokernel.yield %y : f32"
-        if self.result not in SATURATED:
-            return f"""%r = arith.truncf %y : f32 to {self.result}
-              nanokernel.yield %r : {self.result}"""
-        low, high, conversion = SATURATED[self.result]
-        return f"""%low = arith.constant {low}.0 : f32
-              %high = arith.constant {high}.0 : f32
-              %most = arith.minimumf %y, %high : f32
-              %least = arith.maximumf %most, %low : f32
-              %r = arith.{conversion} %least : f32 to i8
-              nanokernel.yield %r : i8"""
-
 
 @st.composite
-def cases(draw: st.DrawFn, factors: tuple[str, str]) -> Case:
+def cases(draw: st.DrawFn, factors: tuple[str, str]) -> NarrowProduct:
     """Any product of some factors."""
     m, n, k = draw(
         st.sampled_from(
@@ -220,7 +50,7 @@ def cases(draw: st.DrawFn, factors: tuple[str, str]) -> Case:
     integers = element_type(result).is_integer or not floats
     from_zero = draw(st.booleans()) or (integers and result != "s32")
     dynamic = draw(st.sampled_from(("", "", "mnk", "m", "k")))
-    return Case(
+    return NarrowProduct(
         factors, m, n, k, result, (layout[0], layout[1], layout[2]), from_zero, epilogue, dynamic
     )
 
@@ -232,7 +62,7 @@ def examples_for(share: int) -> settings:
     return settings(max_examples=max(1, profile.max_examples // share), phases=phases)
 
 
-def check(case: Case, *, interpret: bool = True) -> Check:
+def check(case: NarrowProduct, *, interpret: bool = True) -> Check:
     done = Lowered(case.source, TARGET).check(
         like=case.like(), guards=("start", "end"), interpret=interpret
     )
@@ -255,8 +85,10 @@ def test_a_block_of_all_k_is_finished_once_though_its_last_group_is_not_full(
     blocks = {"m_block": 2, "n_block": 16, "k_block": k, "k_unroll": 1}
     plan = {"block": "2x16", "pack": pack, **blocks}
     factors = ("bf16", "bf16")
-    check(Case(factors, 2, 16, k, "f32", from_zero=True, epilogue="bias along n", plan=plan))
-    check(Case(factors, 2, 16, k, "bf16", from_zero=True, plan=plan))
+    check(
+        NarrowProduct(factors, 2, 16, k, "f32", from_zero=True, epilogue="bias along n", plan=plan)
+    )
+    check(NarrowProduct(factors, 2, 16, k, "bf16", from_zero=True, plan=plan))
 
 
 @pytest.mark.parametrize("entries", ["", "m_block = 12, n_block = 64, k_block = 512"])

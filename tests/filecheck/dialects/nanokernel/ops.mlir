@@ -126,6 +126,12 @@ func.func @zero() {
   %n = nanokernel.zero : !nanokernel.block<8x48xf32, lanes = n>
   // CHECK: nanokernel.zero {hint} : !nanokernel.block<24x4xi32, lanes = m>
   %m = nanokernel.zero {hint} : !nanokernel.block<24x4xi32, lanes = m>
+  // CHECK: nanokernel.zero : !nanokernel.block<32x32xf32, lanes = n, tiles = 16x16>
+  %t = nanokernel.zero : !nanokernel.block<32x32xf32, lanes = n, tiles = 16x16>
+  // CHECK: nanokernel.zero : !nanokernel.block<32x11xi32, lanes = m, tiles = 16x11>
+  %u = nanokernel.zero : !nanokernel.block<32x11xi32, lanes = m, tiles = 16x11>
+  // CHECK: nanokernel.zero : !nanokernel.block<8x8xf32, lanes = n, tiles = 4x4, scalable>
+  %s = nanokernel.zero : !nanokernel.block<8x8xf32, lanes = n, tiles = 4x4, scalable>
   func.return
 }
 
@@ -133,14 +139,23 @@ func.func @zero() {
 // GENERIC: sym_name = "load"
 func.func @load(%c: memref<64x96xf32>, %d: memref<4x?x64xf32>, %y: memref<96xf32>, %i: index, %j: index) {
   // CHECK: nanokernel.load %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
-  // GENERIC: "nanokernel.load"(%c, %i, %j) <{dims = "mn"}>
+  // GENERIC: "nanokernel.load"(%c, %i, %j) <{dims = "mn", operandSegmentSizes = array<i32: 0, 1, 2>}>
   %0 = nanokernel.load %c[m: %i, n: %j] : memref<64x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
   // CHECK: nanokernel.load %d[%i, n: %j, m: %i] {hint} : memref<4x?x64xf32>, !nanokernel.block<16x4xf32, lanes = m>
-  // GENERIC: "nanokernel.load"(%d, %i, %j, %i) <{dims = "_nm"}>
+  // GENERIC: "nanokernel.load"(%d, %i, %j, %i) <{dims = "_nm", operandSegmentSizes = array<i32: 0, 1, 3>}>
   %1 = nanokernel.load %d[%i, n: %j, m: %i] {hint} : memref<4x?x64xf32>, !nanokernel.block<16x4xf32, lanes = m>
   // A single row needs no dimension m.
   // CHECK: nanokernel.load %y[n: %j] : memref<96xf32>, !nanokernel.block<1x48xf32, lanes = n>
   %2 = nanokernel.load %y[n: %j] : memref<96xf32>, !nanokernel.block<1x48xf32, lanes = n>
+  func.return
+}
+
+// CHECK-LABEL: func.func @load_tail
+// GENERIC: sym_name = "load_tail"
+func.func @load_tail(%c: memref<64x96xf32>, %i: index, %j: index, %tail: index) {
+  // CHECK: nanokernel.load %c[m: %i, n: %j] tail %tail {hint} : memref<64x96xf32>, !nanokernel.block<1x16xf32, lanes = n>
+  // GENERIC: "nanokernel.load"(%tail, %c, %i, %j) <{dims = "mn", operandSegmentSizes = array<i32: 1, 1, 2>}> {hint}
+  %0 = nanokernel.load %c[m: %i, n: %j] tail %tail {hint} : memref<64x96xf32>, !nanokernel.block<1x16xf32, lanes = n>
   func.return
 }
 

@@ -31,6 +31,21 @@
 
 // -----
 
+// CHECK: tiles lie along m or n, not k
+"test.op"() {a = !nanokernel.block<16x1xf32, lanes = k, tiles = 16x1>} : () -> ()
+
+// -----
+
+// CHECK: tiles of 16x16 don't make up 32x24
+"test.op"() {a = !nanokernel.block<32x24xf32, lanes = n, tiles = 16x16>} : () -> ()
+
+// -----
+
+// CHECK: tiles of 0x16 don't make up 32x32
+"test.op"() {a = !nanokernel.block<32x32xf32, lanes = n, tiles = 0x16>} : () -> ()
+
+// -----
+
 // CHECK: '<' expected
 "test.op"() {a = !nanokernel.block} : () -> ()
 
@@ -443,7 +458,7 @@ func.func @load_indices(%c: memref<16x96xf32>, %i: index) {
 
 // CHECK: Operation does not verify: expected a tag or '_' for each dimension of memref<16x96xf32>, got 'm'
 func.func @load_dims(%c: memref<16x96xf32>, %i: index) {
-  %r = "nanokernel.load"(%c, %i, %i) <{dims = "m"}> : (memref<16x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
+  %r = "nanokernel.load"(%c, %i, %i) <{dims = "m", operandSegmentSizes = array<i32: 0, 1, 2>}> : (memref<16x96xf32>, index, index) -> !nanokernel.block<8x48xf32, lanes = n>
   func.return
 }
 
@@ -492,6 +507,14 @@ func.func @load_type(%c: memref<16x96xf32>, %i: index) {
 // CHECK: operand is used with type index, but has been previously used or defined with type i64
 func.func @load_index(%c: memref<16x96xf32>, %i: i64) {
   %r = nanokernel.load %c[m: %i, n: %i] : memref<16x96xf32>, !nanokernel.block<8x48xf32, lanes = n>
+  func.return
+}
+
+// -----
+
+// CHECK: Operation does not verify: a tail is counted along the lanes, m or n, not k
+func.func @load_tail(%c: memref<16x96xf32>, %i: index) {
+  %r = nanokernel.load %c[m: %i, n: %i] tail %i : memref<16x96xf32>, !nanokernel.block<8x1xf32, lanes = k>
   func.return
 }
 

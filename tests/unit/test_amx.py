@@ -374,11 +374,12 @@ def check_in_a_child(kernel: Kernel, arrays: Sequence[Array], expected: Array, a
 
 
 @st.composite
-def products(draw: st.DrawFn) -> NarrowProduct:
-    """Any product, with anything after it."""
+def products(draw: st.DrawFn, least: int = 1, most: int = 50) -> NarrowProduct:
+    """Any product of so many rows and columns, with anything after it."""
     factors = draw(st.sampled_from(FACTORS))
     floats = not element_type(factors[0]).is_integer
-    m, n = (draw(st.one_of(st.integers(1, 50), st.sampled_from((16, 32, 48)))) for _ in "mn")
+    whole = st.integers(-(-least // 16), most // 16).map(lambda tiles: 16 * tiles)
+    m, n = (draw(st.one_of(st.integers(least, most), whole)) for _ in "mn")
     k = draw(st.one_of(st.integers(1, 140), st.sampled_from((32, 64, 128))))
     outer = draw(st.sampled_from(("", "", "", "batch", "reduce")))
     epilogue = draw(st.sampled_from((None, None, *EPILOGUES)))
@@ -495,6 +496,22 @@ def test_every_thread_configures_its_tiles_and_releases_them(name: str, two_thre
     if case.result != "bf16":
         assert_same(arrays[2], wanted(actual, actual.arrays(seed=0)))
     assert_left_as_found(machine.counts, times=two_threads)
+
+
+@examples_for(10)
+@given(case=products(least=80, most=150), seed=st.integers(0, 99))
+def test_two_threads_compute_what_one_does_bit_for_bit(case: NarrowProduct, seed: int) -> None:
+    if openmp.ensure_loaded() is None:
+        pytest.skip(openmp.absence())
+    shared = compiled(case.source, threads=2)
+    assume(shared.plan.instruction.data.startswith("tile."))
+    arrays = case.arrays(seed)
+    alone = copies(arrays)
+    compiled(case.source).kernel(*alone)
+    executed = shared.run(arrays)
+    assert_same(arrays[2], alone[2], case)
+    assert_left_as_found(executed)
+    assert executed.loads_by["elsewhere"] == executed.stores_by["elsewhere"] == 0
 
 
 def test_threads_may_call_one_kernel_at_a_time_each_with_tiles_of_its_own() -> None:

@@ -194,10 +194,10 @@ def check_outer(problem: Problem, instruction: TileInstruction, plan: PlanAttr) 
             f"lanes = {lanes} needs a result that is contiguous along {lanes}; lanes lie along m "
             "or n, or copy the result from a contiguous array"
         )
-    if plan.block[lanes == "n"] < instruction.lanes:
+    if plan.block[lanes == "n"] % instruction.lanes:
         raise Unsupported(
-            f"block {plan.block[0]}x{plan.block[1]} with lanes = {lanes} is narrower than the "
-            f"{instruction.lanes} lanes that {instruction.name} has at least"
+            f"block {plan.block[0]}x{plan.block[1]} with lanes = {lanes} is no whole number of "
+            f"vectors, the shortest of which have {instruction.lanes} lanes for {instruction.name}"
         )
     if problem.outer("k") and plan.k_block.data:
         raise Unsupported("of several reductions none is cut for tiles: leave out k_block")

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, reject, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from xdsl.ir import Attribute
 
@@ -335,36 +335,37 @@ def test_machine_code_of_any_form(data: st.DataObject) -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn, factors: tuple[str, str], lanes: str) -> dict[str, object]:
-    """Any plan of tiles, of blocks and cache blocks so small that products have several."""
-    least = {kind: 4 if kind == lanes else 1 for kind in "mn"}
-    sizes = st.sampled_from((0, 1, 4, 12, 16, 28))
-    rows, columns = (least[kind] + draw(sizes) for kind in "mn")
-    many = st.integers(1, 2)
+def planned_products(
+    draw: st.DrawFn, factors: tuple[str, str], m: int, n: int, k: int
+) -> NarrowProduct:
+    """Any product that can be cut, with any plan of blocks so small that there are several."""
+    product = draw(products(factors, m, n, k))
+    lhs, rhs, out = product.layouts
+    product = replace(
+        product,
+        outer=product.outer.removesuffix("reduce"),
+        layouts=(lhs, "rows" if rhs == "groups" else rhs, out),
+    )
+    lanes = "m" if out == "columns" else "n"
+    across, along = st.sampled_from((1, 3, 8, 20, 33)), st.sampled_from((4, 8, 12, 20, 32))
+    rows, columns = (draw(along if kind == lanes else across) for kind in "mn")
+    # What is finished while the reduction is cut, or has a size of the call, needs cache blocks.
+    finished = product.epilogue is not None or product.result != sums_of(factors)
+    least = 1 if finished or product.dynamic else 0
+    blocks, depths = st.integers(least, 2), st.sampled_from((0, 1, 3, 4, 8, 9)[least:])
     instruction = TILES.tile_instruction_for(*map(element_type, factors))
     assert instruction is not None
-    return {
+    plan: dict[str, object] = {
         "instruction": f'"{instruction.name}"',
         "block": f"{rows}x{columns}",
         "lanes": lanes,
         "pack": "both",
         "resident": draw(st.sampled_from(("lhs", "rhs"))),
-        "m_block": rows * draw(many),
-        "n_block": columns * draw(many),
-        "k_block": draw(st.sampled_from((1, 3, 4, 8, 9))),
+        "m_block": rows * draw(blocks),
+        "n_block": columns * draw(blocks),
+        "k_block": draw(depths),
     }
-
-
-@st.composite
-def planned_products(
-    draw: st.DrawFn, factors: tuple[str, str], m: int, n: int, k: int
-) -> NarrowProduct:
-    """Any product that nothing is left out of, with any plan."""
-    product = draw(products(factors, m, n, k))
-    lanes = "m" if product.layouts[2] == "columns" else "n"
-    if product.outer == "reduce" or product.layouts[1] == "groups":
-        reject()
-    return replace(product, plan=draw(plans(factors, lanes)))
+    return replace(product, plan=plan)
 
 
 @needs_qemu
@@ -374,6 +375,27 @@ def test_machine_code_of_any_plan(data: st.DataObject) -> None:
     factors = data.draw(st.sampled_from(EXECUTED))
     product = data.draw(planned_products(factors, 40, 40, 20))
     check_machine_code(product, [(product.m, product.n, product.k)])
+
+
+@needs_qemu
+@pytest.mark.parametrize("operand", ["lhs", "rhs"])
+def test_a_factor_that_is_packed_once_serves_vectors_of_any_length(
+    operand: Literal["lhs", "rhs"],
+) -> None:
+    product = NarrowProduct(FLOATS[1], 33, 40, 21, "f32")
+    arrays = product.arrays(1)
+    kernel, _, _ = compiled(product.source)
+    position = ("lhs", "rhs").index(operand)
+    packed = nkdsl.pack(arrays[position], like=kernel, operand=operand)
+    reader = kernel.packed(packed)
+    factors = [*arrays[:2]]
+    factors[position] = packed.panels
+    for bits in LENGTHS:
+        result = in_place_of(arrays[2], arrays[2])
+        workspace = np.zeros(reader.workspace_bytes, np.uint8)
+        call = Call(reader.signature.symbol, (*factors, result, workspace))
+        qemu.run(reader.object_code(), [call], Processor(streaming_bits=bits))
+        assert memory_of(result) == predicted(product, arrays)
 
 
 # ------------------------------------------------------------------------------------------ levels
@@ -386,13 +408,13 @@ MOST_OPERATIONS = 100_000
 
 
 def check_levels(product: NarrowProduct) -> None:
-    """Execute all levels with vectors of each length."""
+    """Execute all levels, those that know of tiles with vectors of each length."""
     lowered, arrays = Lowered(product.source, TILES.name), product.arrays(7)
     wanted = predicted(product, arrays)
+    done = lowered.check(arrays)
+    assert max(done.executed.values()) <= MOST_OPERATIONS
     for bits in LENGTHS:
         with vector_length(bits):
-            done = lowered.check(arrays)
-            assert max(done.executed.values()) <= MOST_OPERATIONS
             for level in BITWISE:
                 copies = [in_place_of(array, array) for array in arrays]
                 lowered.run_level(level, copies)
@@ -431,6 +453,21 @@ def test_an_update_may_be_decided_at_run_time(update: str, first: bool, size: st
     for bits in LENGTHS:
         with vector_length(bits):
             assert lowered.check(like=like).levels == tuple(lowered.modules)
+
+
+def test_products_in_a_row_see_each_others_results() -> None:
+    type_ = "memref<9x9xbf16>"
+    source = f"""
+    func.func @chain(%a: {type_}, %b: {type_}, %c: {type_}, %d: memref<9x9xf32>) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {type_}, {type_}) outs(%c[m, n] : {type_}) from zero
+      nanokernel.gemm ins(%c[m, k], %b[k, n] : {type_}, {type_}) outs(%d[m, n] : memref<9x9xf32>)
+      func.return
+    }}"""
+    lowered = Lowered(source, TILES.name)
+    assert str(lowered.modules["nanokernel"]).count('instruction = "outer.bf16"') == 2
+    for bits in LENGTHS:
+        with vector_length(bits):
+            lowered.check()
 
 
 # ------------------------------------------------------------------------------------ instructions
@@ -688,5 +725,24 @@ def test_an_emulated_kernel_is_called_as_any_other() -> None:
     wanted = added_up(_add_one, 1, c, a, b)
     kernel = nkdsl.compile(PRODUCT, "armv9-sme", emulate=True)
     kernel(a, b, c)
+    assert 'instruction = "outer.f32"' in kernel.plan
+    assert c.tobytes() == wanted.tobytes()
+
+
+@needs_qemu
+def test_a_scale_is_a_number_of_the_call() -> None:
+    type_ = "memref<20x20xf32>"
+    source = f"""
+    func.func @product(%a: {type_}, %b: {type_}, %c: {type_}, %x: f32, %y: f32) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {type_}, {type_}) outs(%c[m, n] : {type_})
+        scale %x, %y
+      func.return
+    }}"""
+    random = np.random.default_rng(2)
+    a, b, c = (random.standard_normal((20, 20)).astype(np.float32) for _ in "abc")
+    sums = added_up(_add_one, 1, np.zeros_like(c), a, b)
+    wanted = fma(np.float32(1.5) * sums, np.full_like(c, -0.3), c)
+    kernel = nkdsl.compile(source, TILES, emulate=True)
+    kernel(a, b, c, 1.5, -0.3)
     assert 'instruction = "outer.f32"' in kernel.plan
     assert c.tobytes() == wanted.tobytes()

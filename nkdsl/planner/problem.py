@@ -11,7 +11,7 @@ In: one gemm op. Out: a `Problem`. Imports: our dialects, `nkdsl.types`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -221,9 +221,14 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
             f"old results of {result.name} can't be added to sums of {left.accumulator.name}; "
             "start from zero, and add them in the epilogue"
         )
-    inner = tuple(
-        _inner(kind, op.kinds, sizes, {"lhs": lhs, "rhs": rhs, "out": out}) for kind in "mnk"
-    )
+    grouped = {
+        group.position
+        for map_ in op.indexing_maps[:2]
+        for result_ in map_.results
+        if (group := group_index(result_)) is not None
+    }
+    operands: dict[Role, Operand] = {"lhs": lhs, "rhs": rhs, "out": out}
+    inner = tuple(_inner(kind, op.kinds, sizes, operands, grouped) for kind in "mnk")
     return Problem(
         kinds=kinds,
         sizes=sizes,
@@ -319,9 +324,13 @@ def _lone_dims(coefficients: Sequence[Sequence[int]], num_dims: int) -> tuple[in
 
 
 def _inner(
-    kind: str, kinds: Sequence[str], sizes: Sequence[int], operands: dict[Role, Operand]
+    kind: str,
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    operands: Mapping[Role, Operand],
+    grouped: Set[int],
 ) -> int | None:
-    """Of the iterators of a kind, the one that moves least in the operands it lies on."""
+    """Of the iterators of a kind, the one in groups, or that moves least where it lies."""
     owners = [operands[role] for role in reversed(OWNER[kind])]
     candidates = [p for p, k in enumerate(kinds) if k == kind]
     if not candidates:
@@ -332,4 +341,9 @@ def _inner(
             f"no iterator of kind {kind} indexes a dimension of its own in both operands; "
             f"iterators are {', '.join(iterator_names(kinds))}"
         )
-    return min(usable, key=lambda p: (sizes[p] <= 1, *(abs(o.strides[p]) for o in owners)))
+
+    def rank(position: int) -> tuple[int, ...]:
+        moves = (abs(owner.strides[position]) for owner in owners)
+        return position not in grouped, sizes[position] <= 1, *moves
+
+    return min(usable, key=rank)

@@ -180,6 +180,12 @@ def test_a_single_step_may_lie_in_a_group(factors: tuple[str, str], dynamic: str
     assert in_place(stated.in_groups(instruction_of(stated).k), "rhs")
 
 
+def test_of_several_reductions_that_in_groups_is_the_inner_one_however_short() -> None:
+    stated = problem(BF16, k=1, layouts=("rows", "groups", "rows"), outer="reduce", b=5)
+    assert stated.extent("k") == 1
+    assert stated.outer_trips("k") == 5
+
+
 @pytest.mark.parametrize(("layouts", "name"), [(ROWS, "fma.f32x4"), (PLACED, "outer.f32")])
 def test_of_several_reductions_of_the_call_none_is_packed(
     layouts: tuple[str, str, str], name: str

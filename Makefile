@@ -33,8 +33,8 @@ demo: setup
 	  echo "skipped: $$(echo "$$about" | sed -n 's/^ *emulated here *//p')"; \
 	fi
 
-# The steps of a check, in the order of their cost. The unit tests come last: their closing line
-# is the last line of the output.
+# The steps of a check, in the order of their cost. The unit tests come last, on all CPUs: their
+# closing line is the last line of the output.
 define run-lint
 $(PY) -m ruff check .
 $(PY) -m ruff format --check .
@@ -46,17 +46,19 @@ define run-filecheck
 $(LIT) -sv --no-progress-bar tests/filecheck
 endef
 
+PYTEST := $(PY) -m pytest --numprocesses auto --dist worksteal
+
 test: setup
 	$(run-lint)
 	$(run-types)
 	$(run-filecheck)
-	$(PY) -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup
 	$(run-lint)
 	$(run-types)
 	$(run-filecheck)
-	HYPOTHESIS_PROFILE=random $(PY) -m pytest
+	HYPOTHESIS_PROFILE=random $(PYTEST)
 
 lint: setup
 	$(run-lint)

@@ -35,7 +35,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
@@ -719,9 +719,12 @@ class GemmOp(IRDLOperation):
     }
     ```
 
-    With `start %sums` those of a microkernel start at an element of a vector along the lanes, which
-    makes up for this: the highest bits of the factor that is broadcast are flipped, so that its
-    numbers have the other sign, and are 128 larger or smaller.
+    With `start(%sums[n] : memref<96xi32>)` each sum starts at an element that makes up for this:
+    the highest bits of the other factor, here lhs, are flipped, so that its numbers have the other
+    sign, and are 128 larger or smaller. The elements are -128, or 128, times the sums over k of the
+    factor whose iterators, of kind n or m, index them; that is loaded as registers. What flipped
+    zeros of a last group are multiplied with counts, too. With `start(...) if %flag` it is decided
+    at run time whether the sums start there or at zero.
 
     With `keep %panel` a microkernel also copies the factor that it loads as registers, as
     `nanokernel.pack` would, for those that follow. With `pack %source into %panel` it also copies
@@ -748,7 +751,9 @@ class GemmOp(IRDLOperation):
     source = opt_operand_def(MemRefType)
     panel = opt_operand_def(MemRefType)
     start = opt_operand_def(MemRefType)
+    begins = opt_operand_def(i1)
     maps = prop_def(ArrayAttr[AffineMapAttr])
+    start_map = opt_prop_def(AffineMapAttr)
     unsigned = opt_prop_def(StringAttr)
     from_zero = opt_prop_def(UnitAttr)
     plan = opt_prop_def(PlanAttr)
@@ -772,24 +777,28 @@ class GemmOp(IRDLOperation):
         scale: tuple[SSAValue, SSAValue] | None = None,
         kept: SSAValue | None = None,
         packed: tuple[SSAValue, SSAValue] | None = None,
-        start: SSAValue | None = None,
+        start: tuple[SSAValue, AffineMap] | None = None,
+        begins: SSAValue | None = None,
         plan: PlanAttr | None = None,
         epilogue: Region | None = None,
     ):
-        """`first` decides at run time whether the sum starts at zero.
+        """`first` decides at run time whether the sum starts at zero, `begins` whether at `start`.
 
         `unsigned`: the factors that are, `lhs`, `rhs` or `both`; `scale`: (alpha, beta); `packed`:
-        (source, panel).
+        (source, panel); `start`: the vector, and its map.
         """
         alpha, beta = scale or (None, None)
+        value, start_map = start or (None, None)
+        every = canonical_maps(maps if start_map is None else [*maps, start_map])
         super().__init__(
             operands=[
                 *(lhs, rhs, out, extras, first, alpha, beta, kept),
                 *(packed or (None, None)),
-                start,
+                *(value, begins),
             ],
             properties={
-                "maps": ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)]),
+                "maps": ArrayAttr([AffineMapAttr(m) for m in every[: len(maps)]]),
+                "start_map": None if start_map is None else AffineMapAttr(every[-1]),
                 "unsigned": StringAttr(unsigned) if unsigned else None,
                 "from_zero": UnitAttr() if from_zero else None,
                 "plan": plan,
@@ -842,6 +851,21 @@ class GemmOp(IRDLOperation):
         return self.unsigned is not None and self.unsigned.data in (role, "both")
 
     @property
+    def started(self) -> tuple[SSAValue, AffineMap] | None:
+        """What the sums start with and its map, if they don't start at zero."""
+        if self.start is None or self.start_map is None:
+            return None
+        return self.start, self.start_map.data
+
+    @property
+    def added_up(self) -> Literal["lhs", "rhs"] | None:
+        """The factor whose sums over k those of the product start with, if they do."""
+        if self.start_map is None:
+            return None
+        kinds = {self.kinds[position] for position in dims_of(self.start_map.data)}
+        return "lhs" if kinds == {"m"} else "rhs"
+
+    @property
     def accumulator(self) -> Attribute:
         """The element type of the sums; raises `Unsupported` for unknown factors."""
         return element_type_of(_memref(self.lhs).element_type).accumulator.mlir
@@ -869,13 +893,7 @@ class GemmOp(IRDLOperation):
                         "a panel is filled by a microkernel, whose plan says masked"
                     )
                 _verify_panel(panel, _memref(self.lhs).element_type)
-        if self.start is not None:
-            type_ = _memref(self.start)
-            if not masked or type_.get_num_dims() != 1 or type_.element_type != self.accumulator:
-                raise VerifyException(
-                    "what sums start with is a vector of their type, for a microkernel, whose plan "
-                    "says masked"
-                )
+        self._verify_start()
         if (self.source is None) != (self.panel is None):
             raise VerifyException("pack needs a source and a panel")
         if self.source is not None and self.panel is not None:
@@ -890,6 +908,28 @@ class GemmOp(IRDLOperation):
                 raise VerifyException(
                     f"alpha and beta have the element type of the sums, not {value.type}"
                 )
+
+    def _verify_start(self) -> None:
+        if (self.start is None) != (self.start_map is None):
+            raise VerifyException("what sums start with needs a map")
+        if self.start is None or self.start_map is None:
+            if self.begins is not None:
+                raise VerifyException("'if' needs what the sums start with")
+            return
+        type_, map_ = _memref(self.start), self.start_map.data
+        if type_.element_type != self.accumulator or _memref(self.lhs).element_type != i8:
+            raise VerifyException(
+                f"what sums of i8 products start with is of their type, {self.accumulator}, not "
+                f"{type_.element_type}"
+            )
+        if map_.num_dims != len(self.kinds) or len(map_.results) != type_.get_num_dims():
+            raise VerifyException(f"a map of {len(map_.results)} results can't index {type_}")
+        alone = all(isinstance(r, AffineDimExpr | AffineConstantExpr) for r in map_.results)
+        sides = [{p for p, kind in enumerate(self.kinds) if kind == side} for side in "mn"]
+        if not alone or not dims_of(map_) or set(dims_of(map_)) not in sides:
+            raise VerifyException(
+                "what sums start with is indexed by all iterators of kind m, or n, each alone"
+            )
 
     def _verify_out(self) -> None:
         for name, factor in (("lhs", self.lhs), ("rhs", self.rhs)):
@@ -1001,7 +1041,8 @@ class GemmOp(IRDLOperation):
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
-        maps = canonical_maps(self.indexing_maps)
+        starts = [] if self.start_map is None else [self.start_map.data]
+        maps = canonical_maps([*self.indexing_maps, *starts])
         names = iterator_names(iterator_kinds(*maps[:3]))
 
         def print_access(pair: tuple[SSAValue, AffineMap]) -> None:
@@ -1042,17 +1083,18 @@ class GemmOp(IRDLOperation):
             printer.print_string(" : ")
             printer.print_list([self.source.type, self.panel.type], printer.print_attribute)
         if self.start is not None:
-            printer.print_string(" start ")
-            printer.print_ssa_value(self.start)
-            printer.print_string(" : ")
-            printer.print_attribute(self.start.type)
+            printer.print_string(" start")
+            print_group([self.start], maps[-1:])
+        if self.begins is not None:
+            printer.print_string(" if ")
+            printer.print_ssa_value(self.begins)
         if self.plan is not None:
             printer.print_string(" plan ")
             printer.print_attribute(self.plan)
         if self.epilogue is not None:
             printer.print_string(" epilogue")
             if self.extras:
-                print_group(self.extras, maps[3:])
+                print_group(self.extras, maps[3 : 3 + len(self.extras)])
             printer.print_string(" ")
             printer.print_region(self.epilogue)
         printer.print_op_attributes(self.attributes, print_keyword=True)
@@ -1098,11 +1140,13 @@ class GemmOp(IRDLOperation):
                 parser.resolve_operand(source, source_type),
                 parser.resolve_operand(panel, parser.parse_type()),
             )
-        start_value = None
+        starts: list[SSAValue] = []
+        start_indices: list[list[_Terms]] = []
+        begins = None
         if parser.parse_optional_keyword("start") is not None:
-            vector = parser.parse_unresolved_operand()
-            parser.parse_punctuation(":")
-            start_value = parser.resolve_operand(vector, parser.parse_type())
+            starts, start_indices = _parse_group(parser, names, count=1)
+            if parser.parse_optional_keyword("if") is not None:
+                begins = parser.resolve_operand(parser.parse_unresolved_operand(), i1)
         plan = _parse_optional_plan(parser)
         extras: list[SSAValue] = []
         extra_indices: list[list[_Terms]] = []
@@ -1131,7 +1175,8 @@ class GemmOp(IRDLOperation):
             scale=scale,
             kept=kept,
             packed=packed,
-            start=start_value,
+            start=(starts[0], _build_map(start_indices[0], len(names))) if starts else None,
+            begins=begins,
             plan=plan,
             epilogue=epilogue,
         )
@@ -2058,63 +2103,87 @@ class PackOp(IRDLOperation):
 
 @irdl_op_definition
 class SumOp(IRDLOperation):
-    """The sums over k of a panel of i8 groups, times a factor: `sums[w] = f * Σ panel[k, w, g]`.
+    """The sums over k of i8 in groups, K×W×G, times a factor: `sums[w] = f * Σ source[k, w, g]`.
+
+    The source is a panel, or a part of a factor that lies in groups. Sums beyond its width have no
+    meaning; there are less than a register of these. With `accumulate` the old sums are added.
 
     ```mlir
     nanokernel.sum %panel times -128 into %sums : memref<64x48x4xi8>, memref<48xi32>
-    nanokernel.sum %panel unsigned times 128 into %sums : memref<64x48x4xi8>, memref<48xi32>
+    nanokernel.sum %part unsigned times 128 into %sums accumulate
+        : memref<64x?x4xi8, strided<[384, 4, 1], offset: ?>>, memref<48xi32>
     ```
     """
 
     name = "nanokernel.sum"
-    panel = operand_def(MemRefType)
+    source = operand_def(MemRefType)
     sums = operand_def(MemRefType)
     factor = prop_def(IntegerAttr[I64])
     unsigned = opt_prop_def(UnitAttr)
+    accumulate = opt_prop_def(UnitAttr)
 
     traits = traits_def(MemoryReadEffect(), MemoryWriteEffect())
 
-    def __init__(self, panel: SSAValue, sums: SSAValue, factor: int, *, unsigned: bool = False):
+    def __init__(
+        self,
+        source: SSAValue,
+        sums: SSAValue,
+        factor: int,
+        *,
+        unsigned: bool = False,
+        accumulate: bool = False,
+    ):
         super().__init__(
-            operands=[panel, sums],
+            operands=[source, sums],
             properties={
                 "factor": IntegerAttr(factor, i64),
                 "unsigned": UnitAttr() if unsigned else None,
+                "accumulate": UnitAttr() if accumulate else None,
             },
         )
 
     def verify_(self) -> None:
-        """Refuse what isn't a panel, and sums of another width or type."""
-        _verify_panel(self.panel, i8)
-        panel, sums = _memref(self.panel), _memref(self.sums)
-        if sums.element_type != i32 or sums.get_shape() != (panel.get_shape()[1],):
-            raise VerifyException(f"{sums} can't hold the sums of {panel}")
+        """Refuse what isn't in groups, and sums of another width or type."""
+        source, sums = _memref(self.source), _memref(self.sums)
+        shape, strides = source.get_shape(), source.get_strides()
+        if len(shape) != 3 or shape[2] == DYNAMIC_INDEX or source.element_type != i8:
+            raise VerifyException(f"what is added up is a K×W×G memref of i8, not {source}")
+        if strides is None or strides[1:] != (shape[2], 1):
+            raise VerifyException(f"groups must lie one behind the other in {source}")
+        width = sums.get_shape()
+        fits = len(width) == 1 and DYNAMIC_INDEX not in width and shape[1] <= width[0]
+        if sums.element_type != i32 or not fits:
+            raise VerifyException(f"{sums} can't hold the sums of {source}")
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
         printer.print_string(" ")
-        printer.print_ssa_value(self.panel)
+        printer.print_ssa_value(self.source)
         if self.unsigned is not None:
             printer.print_string(" unsigned")
         printer.print_string(f" times {self.factor.value.data} into ")
         printer.print_ssa_value(self.sums)
-        print_types(printer, self.attributes, [self.panel.type, self.sums.type])
+        if self.accumulate is not None:
+            printer.print_string(" accumulate")
+        print_types(printer, self.attributes, [self.source.type, self.sums.type])
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
         """Parse the custom syntax."""
-        panel = parser.parse_unresolved_operand()
+        source = parser.parse_unresolved_operand()
         unsigned = parser.parse_optional_keyword("unsigned") is not None
         parser.parse_keyword("times")
         factor = parse_i64(parser)
         parser.parse_keyword("into")
         sums = parser.parse_unresolved_operand()
-        attributes, (panel_type, sums_type) = parse_types(parser, MemRefType, MemRefType)
+        accumulate = parser.parse_optional_keyword("accumulate") is not None
+        attributes, (source_type, sums_type) = parse_types(parser, MemRefType, MemRefType)
         op = cls(
-            parser.resolve_operand(panel, panel_type),
+            parser.resolve_operand(source, source_type),
             parser.resolve_operand(sums, sums_type),
             factor,
             unsigned=unsigned,
+            accumulate=accumulate,
         )
         op.attributes |= attributes
         return op

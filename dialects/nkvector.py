@@ -285,18 +285,22 @@ class BroadcastLoadOp(_AccessOp):
     """Load one element, or a group of consecutive ones, again and again into all of a register.
 
     With `active`, which is not negative, only the first `active` elements of the group are read
-    (all of them if there are fewer); the others are zero.
+    (all of them if there are fewer); the others are zero. With `using` it becomes the instruction
+    of that name, which the target's table lists; else LLVM chooses one.
 
     ```mlir
     %a0 = nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
     %a1 = nkvector.broadcast_load %a[%i, %k] group 2 : memref<64x256xbf16>, vector<32xbf16>
     %a2 = nkvector.broadcast_load %a[%i, %k] group 2, %rest : memref<64x255xbf16>, vector<32xbf16>
+    %a3 = nkvector.broadcast_load %a[%i, %k] using "vpbroadcastd"
+        : memref<64x256xf32>, vector<16xf32>
     ```
     """
 
     name = "nkvector.broadcast_load"
     active = opt_operand_def(IndexType)
     group = opt_prop_def(IntegerAttr[I64])
+    instruction = opt_prop_def(StringAttr)
     result = result_def(VectorType)
 
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
@@ -310,6 +314,7 @@ class BroadcastLoadOp(_AccessOp):
         offsets: Sequence[int],
         group: int = 1,
         active: SSAValue | None = None,
+        instruction: str | None = None,
     ):
         mask = () if active is None else (active,)
         properties: dict[str, Attribute] = {
@@ -318,6 +323,8 @@ class BroadcastLoadOp(_AccessOp):
         }
         if group != 1:
             properties["group"] = IntegerAttr(group, i64)
+        if instruction is not None:
+            properties["instruction"] = StringAttr(instruction)
         self._build([*mask, memref, *indices], [result_type], properties)
 
     @property
@@ -333,6 +340,8 @@ class BroadcastLoadOp(_AccessOp):
             raise VerifyException(f"{self.result.type} holds no groups of {self.count} elements")
         if self.active is not None and self.count == 1:
             raise VerifyException("active counts the elements of a group")
+        if self.active is not None and self.instruction is not None:
+            raise VerifyException("an instruction loads whole groups, not some elements of them")
 
     def print(self, printer: Printer) -> None:
         """Print the custom syntax."""
@@ -340,6 +349,9 @@ class BroadcastLoadOp(_AccessOp):
         if self.group is not None:
             printer.print_string(f" group {self.count}")
         _print_active(printer, self.active)
+        if self.instruction is not None:
+            printer.print_string(" using ")
+            printer.print_string_literal(self.instruction.data)
         print_types(printer, self.attributes, [self.memref.type, self.result.type])
 
     @classmethod
@@ -351,9 +363,12 @@ class BroadcastLoadOp(_AccessOp):
         if parser.parse_optional_keyword("group") is not None:
             group = parse_i64(parser)
         active = _parse_active(parser)
+        instruction = None
+        if parser.parse_optional_keyword("using") is not None:
+            instruction = parser.parse_str_literal()
         attributes, (memref_type, vector_type) = parse_types(parser, MemRefType, VectorType)
         source = parser.resolve_operand(memref, memref_type)
-        op = cls(source, indices, vector_type, offsets, group, active)
+        op = cls(source, indices, vector_type, offsets, group, active, instruction)
         op.attributes |= attributes
         return op
 

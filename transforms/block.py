@@ -87,10 +87,12 @@ from nkdsl.targets import get_target
 from nkdsl.targets.model import TileInstruction
 from nkdsl.transforms.compose import (
     Schedule,
+    as_number,
     enclosing_function,
     evaluate,
     extra_tags,
     make_up_for_flips,
+    part_of,
     schedule,
 )
 from nkdsl.transforms.loops import Carried, LoopBuilder
@@ -181,6 +183,7 @@ class Values:
 
     memrefs: tuple[SSAValue, ...]
     """lhs, rhs, out and the extras."""
+    start: SSAValue | None
     first: SSAValue | None
     alpha: SSAValue | None
     beta: SSAValue | None
@@ -190,20 +193,21 @@ class Values:
     @classmethod
     def of(cls, op: GemmOp) -> "Values":
         """The op's own operands."""
-        return cls(op.memrefs, op.first, op.alpha, op.beta, captured_by(op))
+        return cls(op.memrefs, op.start, op.first, op.alpha, op.beta, captured_by(op))
 
     @property
     def all(self) -> list[SSAValue]:
         """Those there are."""
-        scalars = (self.first, self.alpha, self.beta)
-        there = (value for value in scalars if value is not None)
+        optional = (self.start, self.first, self.alpha, self.beta)
+        there = (value for value in optional if value is not None)
         return [*self.memrefs, *there, *self.captured]
 
     def replaced(self, new: Mapping[SSAValue, SSAValue]) -> "Values":
         """Others in their place."""
-        first, alpha, beta = (v and new[v] for v in (self.first, self.alpha, self.beta))
+        optional = (self.start, self.first, self.alpha, self.beta)
+        start, first, alpha, beta = (v and new[v] for v in optional)
         memrefs, captured = (tuple(new[v] for v in some) for some in (self.memrefs, self.captured))
-        return Values(memrefs, first, alpha, beta, captured)
+        return Values(memrefs, start, first, alpha, beta, captured)
 
 
 def captured_by(op: GemmOp) -> tuple[SSAValue, ...]:
@@ -238,7 +242,9 @@ class Blocker:
         self.slices: dict[str, int] = {}
         """How many elements of that place a thread has."""
         self.sums: SSAValue | None = None
-        """What the sums start with, for the columns, or rows, of all packed panels."""
+        """What the sums start with, for the columns, or rows, that are added up at once."""
+        self.summed_from: SSAValue | None = None
+        """Where these begin."""
         self.scratch: SSAValue | None = None
         """A block of sums, where these are no results yet."""
         self.corner: dict[str, SSAValue] = {}
@@ -576,6 +582,7 @@ class Blocker:
     def _cache_blocks(self, along: Part, across: Part, k: Part) -> None:
         """Everything for one part of the reduction."""
         self.operands = {role: self._operand(role) for role in _ROLES}
+        self.summed_from = along.start
         if self.scratch is not None:
             self.operands["out"] = self._scratch_view()
         packed = [role for role in FACTORS if self.plan.plan.packs(role)]
@@ -597,7 +604,7 @@ class Blocker:
         if role == self.broadcast:
             return self.group == 1 or view.is_contiguous("k") or "g" in view.tags
         if self.plan.instruction.flips:
-            return False  # the sums that make up for it are those of panels
+            return "g" in view.tags  # what makes up for it are sums of groups
         return view.is_contiguous(self.along) or "g" in view.tags
 
     def _packed_blocks(self, along: Part, across: Part, k: Part, packed: Sequence[Role]) -> None:
@@ -606,6 +613,8 @@ class Blocker:
         vector = self._reserve(self.vector, along, single=whole) if self.vector in packed else None
         if vector is not None and not vector.single:
             self._each_block(along, self.along, lambda p: self._fill_panel(vector, p, k))
+        elif vector is None and self.sums is not None and not self._sums_single:
+            self._each_block(along, self.along, lambda p: self._sum_in_place(p, k))
 
         def over_blocks(part: Part) -> None:
             broadcast = None
@@ -630,6 +639,8 @@ class Blocker:
                     call(x, first, vector=vector, keep=True)
                 else:
                     self._fill_panel(vector, x, k)
+            elif vector is None and self.sums is not None and self._sums_single:
+                self._sum_in_place(x, k)
             self._each_block(rest, self.across, lambda y: call(x, y, vector=vector))
 
         single = vector is not None and vector.single
@@ -900,16 +911,8 @@ class Blocker:
         lengths |= {"_": 1, "k": _extent(depth.length), "g": self.group}
         sizes = [lengths[tag] for tag in tags]
         offsets = [as_number(index) for index in indices]
-        full = memref.SubviewOp.infer_result_type(whole.type, offsets, sizes, [1] * len(sizes))
-        strides = full.get_strides()
-        assert strides is not None
-        type_ = MemRefType(
-            full.element_type,
-            [full.get_shape()[d] for d in kept],
-            StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
-        )
-        op = memref.SubviewOp.get(memory, offsets, sizes, [1] * len(sizes), type_)
-        return View(self.loops.insert(op).result, whole.tags.replace("_", ""))
+        part = part_of(self.loops, memory, offsets, sizes, kept)
+        return View(part, whole.tags.replace("_", ""))
 
     def _filled(self, k: Part) -> Part:
         """A part of the reduction with what a factor was filled up with."""
@@ -925,7 +928,7 @@ class Blocker:
         """What microkernels are told about a part of the reduction, after their operands.
 
         Whether they start the sums, and the factors of the sums and of the old result: `beta` in
-        the first part, one later.
+        the first part, one later; then whether sums start as the product says.
         """
         loops, op = self.loops, self.values
         start = self._is_start(k)
@@ -935,12 +938,21 @@ class Blocker:
             first = self._flag(value=False)
         else:
             first = loops.insert(arith.AndIOp(op.first, start)).result
+        begins = [start] if self._begins_once else []
         if op.alpha is None or op.beta is None:
-            return [first]
+            return [first, *begins]
         assert isinstance(op.beta.type, AnyFloat)
         one = loops.insert(arith.ConstantOp(FloatAttr(1.0, op.beta.type))).result
         beta = loops.insert(arith.SelectOp(start, op.beta, one)).result
-        return [first, op.alpha, beta]
+        return [first, op.alpha, beta, *begins]
+
+    @property
+    def _begins_once(self) -> bool:
+        """Whether only the first part of the reduction starts as the product says."""
+        block, position = self._cache_block("k"), self.problem.position("k")
+        extent = 1 if position is None else self.op.sizes[position]
+        cut = block and not 0 <= extent <= block
+        return self.op.start is not None and bool(cut or self.problem.outer("k"))
 
     def _is_start(self, k: Part) -> SSAValue:
         """Whether a part of the reduction is the first one."""
@@ -973,7 +985,7 @@ class Blocker:
                 self.memory[role] = self.loops.insert(op).result
                 bytes_ = every * self.problem.operand.size
                 start += -(-bytes_ // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
-        if self.plan.instruction.flips:
+        if self.plan.instruction.flips and self.op.start is None:
             sums = MemRefType(self.op.accumulator, [self._sums_width * self.threads])
             self.sums = self.loops.insert(WorkspaceOp(sums, start)).result
             start += self._sums_width * self.threads * self.problem.accumulator.size
@@ -991,17 +1003,25 @@ class Blocker:
         return -(-start // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
 
     @property
+    def _sums_single(self) -> bool:
+        """Whether one register block at a time is added up, right before its use."""
+        plan = self.plan.plan
+        used_up = plan.packs(self.vector) or plan.resident.data == self.vector
+        return used_up and not self._cache_block(self.across)
+
+    @property
     def _sums_width(self) -> int:
-        """Columns, or rows, of all panels that are packed at once: whole registers."""
-        single = not self._cache_block(self.across)
+        """Columns, or rows, that are added up at once: whole registers."""
+        single = self._sums_single
         width = self._register_block(self.along) if single else self._largest(self.along)
         return -(-width // self.lanes) * self.lanes
 
-    def _sums_of(self, packed: Packed, at: SSAValue, width: SSAValue | int) -> SSAValue:
-        """What the sums of the panel that begins at `at` start with."""
+    def _sums_of(self, at: SSAValue, width: SSAValue | int) -> SSAValue:
+        """What the sums of the register block that begins at `at` start with."""
         assert self.sums is not None
+        assert self.summed_from is not None
         loops = self.loops
-        place = loops.constant(0) if packed.single else loops.sub(at, packed.origin)
+        place = loops.constant(0) if self._sums_single else loops.sub(at, self.summed_from)
         if self.thread is not None:
             slices = loops.mul(self.thread, loops.constant(self._sums_width))
             place = loops.add(slices, place)
@@ -1089,12 +1109,25 @@ class Blocker:
             else:
                 self.loops.insert(PackOp(source.memory, indices, source.tags, panel, extents))
             if self.sums is not None:
-                sums = self._sums_of(packed, block.start, registers * self.lanes)
-                self.loops.insert(make_up_for_flips(self.plan, self.broadcast, panel, sums))
+                self._add_up(panel, block.start, registers)
 
+        self._by_registers(block, fill)
+
+    def _by_registers(self, block: Part, body: Callable[[int], None]) -> None:
+        """Do something for the number of registers that a register block has along the lanes."""
         count = self.loops.ceildiv(block.length.value, self.loops.constant(self.lanes))
         low, high = _registers(block.length.bounds, self.lanes)
-        self.loops.switch(count, {n: partial(fill, n) for n in range(low, high + 1)})
+        self.loops.switch(count, {n: partial(body, n) for n in range(low, high + 1)})
+
+    def _add_up(self, groups: SSAValue, at: SSAValue, registers: int) -> None:
+        """Make up for flips of what is multiplied with a register block that begins at `at`."""
+        sums = self._sums_of(at, registers * self.lanes)
+        self.loops.insert(make_up_for_flips(self.plan, self.broadcast, groups, sums))
+
+    def _sum_in_place(self, block: Part, k: Part) -> None:
+        """Add up one register block of the vector factor, which lies in groups."""
+        part = self._slice(self.operands[self.vector], {self.along: block, "k": k})
+        self._by_registers(block, partial(self._add_up, part.memory, block.start))
 
     def _call_packer(
         self, source: View, indices: Sequence[SSAValue], panel: SSAValue, extents: Extents
@@ -1233,10 +1266,12 @@ class Blocker:
         }
         beside = self._extras({self.along: x, self.across: y})
         if self.sums is not None:
-            assert vector is not None
             lanes = self.loops.constant(self.lanes)
             width = self.loops.mul(self.loops.ceildiv(x.length.value, lanes), lanes)
-            beside.append(View(self._sums_of(vector, x.start, as_number(width)), START))
+            beside.append(View(self._sums_of(x.start, as_number(width)), START))
+        elif self.values.start is not None and self.op.started is not None:
+            map_ = self.op.started[1]
+            beside.append(self._extra(self.values.start, map_, {self.along: x, self.across: y}))
         loops = self.loops
         if x.length.known is not None and y.length.known is not None:
             shape = y.length.known, x.length.known
@@ -1276,16 +1311,20 @@ class Blocker:
             return found
         maps = self.op.indexing_maps[3:]
         for memory, map_ in zip(self.values.memrefs[3:], maps, strict=True):
-            tags = extra_tags(self.problem, map_)
-            inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
-            at = evaluate(map_, {**self.at, **inner}, self.loops)
-            here = {
-                tag: parts[tag] if tag != "_" else Part(index, self._known(1))
-                for tag, index in zip(tags, at, strict=True)
-            }
-            view = View(memory, tags)
-            found.append(self._without_outer(view, here, at) if tags else view)
+            found.append(self._extra(memory, map_, parts))
         return found
+
+    def _extra(self, memory: SSAValue, map_: AffineMap, parts: dict[str, Part]) -> View:
+        """The part of an operand beside the factors that belongs to a block."""
+        tags = extra_tags(self.problem, map_)
+        inner = {p: self.loops.constant(0) for p in self.problem.inner if p is not None}
+        at = evaluate(map_, {**self.at, **inner}, self.loops)
+        here = {
+            tag: parts[tag] if tag != "_" else Part(index, self._known(1))
+            for tag, index in zip(tags, at, strict=True)
+        }
+        view = View(memory, tags)
+        return self._without_outer(view, here, at) if tags else view
 
     def _without_outer(self, view: View, parts: dict[str, Part], at: Sequence[SSAValue]) -> View:
         """A part of an operand without the dimensions that blocks don't lie on."""
@@ -1294,19 +1333,10 @@ class Blocker:
             for tag, index in zip(view.tags, at, strict=True)
         ]
         sizes = [1 if tag == "_" else _extent(parts[tag].length) for tag in view.tags]
-        ones = [1] * len(sizes)
-        full = memref.SubviewOp.infer_result_type(view.type, offsets, sizes, ones)
-        strides = full.get_strides()
-        assert strides is not None
         # One dimension stays, so that the part says where it begins.
         kept = [d for d, tag in enumerate(view.tags) if tag != "_"] or [len(sizes) - 1]
-        type_ = MemRefType(
-            full.element_type,
-            [full.get_shape()[d] for d in kept],
-            StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
-        )
-        op = memref.SubviewOp.get(view.memory, offsets, sizes, ones, type_)
-        return View(self.loops.insert(op).result, view.tags.replace("_", "") or "_")
+        part = part_of(self.loops, view.memory, offsets, sizes, kept)
+        return View(part, view.tags.replace("_", "") or "_")
 
     def _vector_view(self, block: Part, k: Part, packed: Packed | None) -> View:
         """A register block of the vector factor."""
@@ -1441,7 +1471,8 @@ class Blocker:
     ) -> str:
         """A private function that holds one product of a block's size."""
         element = self.op.accumulator
-        scalars = [i1, *([element] * 2 if self.op.alpha is not None else [])]
+        factors = [element] * 2 if self.op.alpha is not None else []
+        scalars = [i1, *factors, *([i1] if self._begins_once else [])]
         captured = [value.type for value in self._passed]
         beside = [type_ for _, type_ in extras]
         inputs = [*(types[role] for role in _ROLES), *beside, *captured, *scalars, *panels]
@@ -1451,16 +1482,20 @@ class Blocker:
         if self.scratch is None:
             epilogue = self._epilogue(rest[len(extras) : len(extras) + len(captured)])
         others, beginning = rest[: len(extras)], None
-        if self.sums is not None:
-            beginning = others.pop()
+        if self.plan.instruction.flips:
+            tags = extras[-1][0].tags.replace(START, self.along)
+            beginning = others.pop(), tags_map(tags, self.group)
         first, *more = rest[len(extras) + len(captured) :]
-        scale, further = more[: len(scalars) - 1], more[len(scalars) - 1 :]
+        scale, more = more[: len(factors)], more[len(factors) :]
+        begins = more.pop(0) if self._begins_once else None
+        further = more
         kept = further[0] if len(further) == 1 else None
         packed = (further[0], further[1]) if len(further) == 2 else None
         last = ("panel",) if kept else ("source", "panel")
         numbered = [f"extra{number}" for number in range(len(extras))]
         numbered += [f"value{number}" for number in range(len(captured))]
-        names = (*_ROLES, *numbered, "first", *("alpha", "beta")[: len(scale)], *last)
+        flags = ["begins"] if begins is not None else []
+        names = (*_ROLES, *numbered, "first", *("alpha", "beta")[: len(scale)], *flags, *last)
         for value, name in zip(block.args, names, strict=False):
             value.name_hint = name
         rows, columns = shape if self.along == "n" else (shape[1], shape[0])
@@ -1479,6 +1514,7 @@ class Blocker:
                         *(tags_map(view.tags, self.group) for view, _ in extras[: len(others)]),
                     ],
                     start=beginning,
+                    begins=begins,
                     unsigned=None if self.op.unsigned is None else self.op.unsigned.data,
                     extras=others,
                     epilogue=epilogue,
@@ -1579,12 +1615,6 @@ def tags_map(tags: str, group: int) -> AffineMap:
 def _known(value: SSAValue | int) -> int | None:
     """A number, or None where it is known only at run time."""
     return value if isinstance(value, int) else None
-
-
-def as_number(value: SSAValue) -> SSAValue | int:
-    """A constant as a number."""
-    known = constant_index(value)
-    return value if known is None else known
 
 
 def _static(value: SSAValue | int) -> int:

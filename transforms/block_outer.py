@@ -26,9 +26,9 @@ from xdsl.ir import SSAValue
 from nkdsl.dialects.nanokernel import PackOp
 from nkdsl.planner.problem import Role
 from nkdsl.planner.tiles import Grid
-from nkdsl.transforms.block import Packed, Part, View, as_number
+from nkdsl.transforms.block import Packed, Part, View
 from nkdsl.transforms.block_tiles import TileBlocker
-from nkdsl.transforms.compose import Schedule
+from nkdsl.transforms.compose import Schedule, as_number
 
 
 class OuterBlocker(TileBlocker):

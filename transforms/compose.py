@@ -61,6 +61,7 @@ from nkdsl.dialects.nanokernel import (
     group_index,
     linear_coefficients,
 )
+from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import Unsupported
 from nkdsl.planner import Problem, analyse, check_plan
 from nkdsl.planner.blocking import sides_of
@@ -133,13 +134,14 @@ class Schedule:
 
     @property
     def chunks(self) -> tuple[Run, ...]:
-        """How the outermost reduction iterator is cut, the first chunk apart if it starts sums."""
+        """How the outermost reduction iterator is cut, the first chunk apart if it starts anew."""
         position = self.problem.reduction[:1]
         extent = self.problem.sizes[position[0]] if position else 1
         unit = self._chunk_unit
         whole = -(-(self.plan.k_block.data or extent or 1) // unit) * unit
         runs = split_evenly(extent, whole, unit)
-        if not self.problem.from_zero or not runs or (len(runs) == 1 and runs[0].count == 1):
+        uniform = not self.problem.from_zero and self.op.started is None
+        if uniform or not runs or (len(runs) == 1 and runs[0].count == 1):
             return runs
         first, *rest = runs
         apart = Run(first.start, first.size, 1)
@@ -207,16 +209,39 @@ def flip_of(plan: Schedule) -> str | None:
     return plan.broadcast if plan.instruction.flips else None
 
 
-def make_up_for_flips(plan: Schedule, flip: str, panel: SSAValue, sums: SSAValue) -> SumOp:
-    """The sums of the packed factor that make up for the flipped signs of the other one.
+def make_up_for_flips(
+    plan: Schedule, flip: str, source: SSAValue, sums: SSAValue, *, accumulate: bool = False
+) -> SumOp:
+    """The sums of one factor, in groups, that make up for the flipped signs of the other one.
 
     Of the latter each number is 128 larger if it was signed, and 128 smaller if not.
     """
-    flipped, packed = plan.problem.operand, plan.problem.other
+    flipped, loaded = plan.problem.operand, plan.problem.other
     if flip == "rhs":
-        flipped, packed = packed, flipped
+        flipped, loaded = loaded, flipped
     factor = 128 if flipped.is_unsigned else -128
-    return SumOp(panel, sums, factor, unsigned=packed.is_unsigned)
+    return SumOp(source, sums, factor, unsigned=loaded.is_unsigned, accumulate=accumulate)
+
+
+def part_of(
+    loops: LoopBuilder,
+    memory: SSAValue,
+    offsets: Sequence[SSAValue | int],
+    sizes: Sequence[SSAValue | int],
+    kept: Sequence[int],
+) -> SSAValue:
+    """A part of a memref with some of its dimensions only; along the others it has one element."""
+    assert isinstance(memory.type, MemRefType)
+    ones = [1] * len(sizes)
+    full = memref.SubviewOp.infer_result_type(memory.type, offsets, sizes, ones)
+    strides = full.get_strides()
+    assert strides is not None
+    type_ = MemRefType(
+        full.element_type,
+        [full.get_shape()[d] for d in kept],
+        StridedLayoutAttr([strides[d] for d in kept], full.get_offset()),
+    )
+    return loops.insert(memref.SubviewOp.get(memory, offsets, sizes, ones, type_)).result
 
 
 @dataclass(frozen=True)
@@ -257,14 +282,17 @@ class Composer:
         self.chunk: tuple[SSAValue, int] = (self.loops.constant(0), 1)
         """Where the current chunk of the outermost reduction iterator starts, and its extent."""
         self.from_zero = self.problem.from_zero
+        self.is_first = True
+        """Whether the current chunk is the first one."""
         self.sums: SSAValue | None = None
         """What the sums start with, for as many columns, or rows, as a panel has."""
         self.flip = flip_of(plan)
 
     def compose(self) -> None:
         """Build everything."""
-        if self.schedule.packed != "none":
-            self._reserve_panel()
+        behind = self._reserve_panel() if self.schedule.packed != "none" else 0
+        if self.flip is not None and self.schedule.op.start is None:
+            self._reserve_sums(behind)
         self._outer(self.problem.outer("b", "m", "n"), self._chunks)
 
     def _chunks(self) -> None:
@@ -275,7 +303,8 @@ class Composer:
             self._grid()
             return
         for number, run in enumerate(runs):
-            self.from_zero = self.problem.from_zero and number == 0
+            self.is_first = number == 0
+            self.from_zero = self.problem.from_zero and self.is_first
 
             def visit(start: SSAValue, size: int) -> None:
                 self.chunk = start, size
@@ -347,13 +376,8 @@ class Composer:
         block = BlockType.of(rows, columns, problem.accumulator.mlir, plan.lanes.data)
         self._set("k", self.loops.constant(0))
         out, out_dims = self._indices(self.schedule.op.out, 2, "mn")
-        if self.flip is None:
-            start: SSAValue = self.loops.insert(ZeroOp(block)).result
-        else:
-            width = columns if plan.lanes.data == "n" else rows
-            load = LoadOp(self._sums_of(width), [self.loops.constant(0)], plan.lanes.data, block)
-            start = self.loops.insert(load).result
-        (done,) = self._reduction(self.problem.outer("k"), [start], rows, columns)
+        start = self.loops.insert(self._start(block))
+        (done,) = self._reduction(self.problem.outer("k"), [start.result], rows, columns)
         store = StoreOp(
             done,
             self.schedule.op.out,
@@ -364,6 +388,21 @@ class Composer:
             epilogue=self._epilogue(),
         )
         self.loops.insert(store)
+
+    def _start(self, block: BlockType) -> ZeroOp | LoadOp:
+        """What the sums of a block start with."""
+        lanes, given = self.schedule.plan.lanes.data, self.schedule.op.started
+        width, zero = block.shape[lanes == "n"], [self.loops.constant(0)]
+        if self.sums is not None:
+            return LoadOp(self._sums_of(width), zero, lanes, block)
+        if given is None or not self.is_first:
+            return ZeroOp(block)
+        start, map_ = given
+        tags = extra_tags(self.problem, map_)
+        indices = [as_number(i) for i in evaluate(map_, self.at, self.loops)]
+        sizes = [width if tag == lanes else 1 for tag in tags]
+        part = part_of(self.loops, start, indices, sizes, [tags.index(lanes)])
+        return LoadOp(part, zero, lanes, block)
 
     def _extras(self) -> list[BlockAccess]:
         """Where the block's elements of the epilogue's further operands lie."""
@@ -472,11 +511,11 @@ class Composer:
         shape = -(-rows // group), -(-columns // lanes) * lanes
         return (*shape, group) if group > 1 else shape
 
-    def _reserve_panel(self) -> None:
-        """One panel in the workspace, as wide as the widest block."""
+    def _reserve_panel(self) -> int:
+        """One panel in the workspace, as wide as the widest block; returns where it ends."""
         runs = self.schedule.columns if self.schedule.packed == "rhs" else self.schedule.rows
         if not runs:
-            return
+            return 0
         chunks = self.schedule.chunks
         depth = max((run.size for run in chunks), default=0)
         inner = depth if len(self.problem.reduction) <= 1 else self.problem.extent("k")
@@ -487,17 +526,27 @@ class Composer:
             )
         panel = MemRefType(self.problem.operand.mlir, [elements])
         self.panel = self.loops.insert(WorkspaceOp(panel)).result
-        if self.flip is not None:
-            size = elements * self.problem.operand.size
-            behind = -(-size // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
-            width = max(self._panel_shape(run.size, inner)[1] for run in runs)
+        size = elements * self.problem.operand.size
+        return -(-size // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+
+    def _reserve_sums(self, start: int) -> None:
+        """What makes up for flipped signs, for the widest block, in whole registers."""
+        along = self.schedule.plan.lanes.data
+        runs = self.schedule.columns if along == "n" else self.schedule.rows
+        if runs:
+            width = max(self._in_registers(run.size) for run in runs)
             sums = MemRefType(self.problem.accumulator.mlir, [width])
-            self.sums = self.loops.insert(WorkspaceOp(sums, behind)).result
+            self.sums = self.loops.insert(WorkspaceOp(sums, start)).result
+
+    def _in_registers(self, width: int) -> int:
+        """Accumulators of the registers that some fill."""
+        lanes = self.schedule.instruction.lanes
+        return -(-width // lanes) * lanes
 
     def _sums_of(self, width: int) -> SSAValue:
-        """What the sums start with, for a panel of some width."""
+        """What the sums start with, for a block of some width along the lanes."""
         assert self.sums is not None
-        whole = self._panel_shape(width, 1)[1]
+        whole = self._in_registers(width)
         type_ = MemRefType(self.problem.accumulator.mlir, [whole])
         if self.sums.type == type_:
             return self.sums
@@ -507,28 +556,62 @@ class Composer:
         return self.loops.insert(cast).result
 
     def _with_panel(self, index: SSAValue, width: int, body: Callable[[], None]) -> None:
-        """Fill the panel for the resident factor's block at `index`, where it is packed."""
-        if self.schedule.packed == "none":
-            body()
-            return
-        role = self.schedule.packed
-        kind, position = ("m", 0) if role == "lhs" else ("n", 1)
-        source = self.schedule.op.lhs if role == "lhs" else self.schedule.op.rhs
+        """Fill the panel for the resident factor's block at `index`, where it is packed.
+
+        Where the signs of the other factor are flipped, the block is added up over k, too.
+        """
+        packed, outer = self.schedule.packed != "none", self.problem.outer("k")
+        kind = "m" if self.schedule.plan.resident.data == "lhs" else "n"
 
         def fill() -> None:
             self._set(kind, index)
             self._set("k", self._inner_index(self.loops.constant(0)))
-            indices, dims = self._indices(source, position, kind + "k")
-            panel = self._panel_slice(width)
-            if self._depth():
-                extents = (width, self._depth()) if self._dots else (self._depth(), width)
-                self.loops.insert(PackOp(source, indices, dims, panel, extents, self._dots))
-            if self.flip is not None:
+            part = self._packed_part(width) if packed else self._part_in_groups(width)
+            if self.flip is not None and self.sums is not None:
                 sums = self._sums_of(width)
-                self.loops.insert(make_up_for_flips(self.schedule, self.flip, panel, sums))
+                added = make_up_for_flips(
+                    self.schedule, self.flip, part, sums, accumulate=bool(outer)
+                )
+                self.loops.insert(added)
 
-        self._each_reduction(self.problem.outer("k"), fill)
+        if self.sums is not None and outer:
+            self._clear_sums(width)
+        if packed or self.sums is not None:
+            self._each_reduction(outer, fill)
         body()
+
+    def _resident(self) -> tuple[SSAValue, list[SSAValue], str]:
+        """The resident factor, and its indices and tags at the current iterators."""
+        op = self.schedule.op
+        if self.schedule.plan.resident.data == "lhs":
+            return op.lhs, *self._indices(op.lhs, 0, "mk")
+        return op.rhs, *self._indices(op.rhs, 1, "nk")
+
+    def _packed_part(self, width: int) -> SSAValue:
+        """The panel of a part of the resident factor, which is packed."""
+        panel, (source, indices, dims) = self._panel_slice(width), self._resident()
+        if self._depth():
+            extents = (width, self._depth()) if self._dots else (self._depth(), width)
+            self.loops.insert(PackOp(source, indices, dims, panel, extents, self._dots))
+        return panel
+
+    def _part_in_groups(self, width: int) -> SSAValue:
+        """A part of the resident factor, which lies in groups, as K×W×G."""
+        source, indices, dims = self._resident()
+        groups = -(-self._depth() // self.schedule.group)
+        extents = {"k": groups, "g": self.schedule.group, "_": 1}
+        sizes = [extents.get(tag, width) for tag in dims]
+        kept = [dimension for dimension, tag in enumerate(dims) if tag != "_"]
+        return part_of(self.loops, source, [as_number(i) for i in indices], sizes, kept)
+
+    def _clear_sums(self, width: int) -> None:
+        """Set what the sums start with to zero, for a block of some width."""
+        sums, lanes = self._sums_of(width), self.schedule.plan.lanes.data
+        whole = self._in_registers(width)
+        shape = (1, whole) if lanes == "n" else (whole, 1)
+        zeros = ZeroOp(BlockType.of(*shape, self.problem.accumulator.mlir, lanes))
+        self.loops.insert(zeros)
+        self.loops.insert(StoreOp(zeros.result, sums, [self.loops.constant(0)], lanes))
 
     def _each_reduction(self, iterators: Sequence[int], body: Callable[[], None]) -> None:
         """Loops over outer reduction iterators within the current chunk."""
@@ -588,6 +671,12 @@ class Composer:
                 if kind == "k" and role.within is not None:
                     tags[role.within] = "g"
         return evaluate(map_, self.at, self.loops), "".join(tags)
+
+
+def as_number(value: SSAValue) -> SSAValue | int:
+    """A constant as a number."""
+    known = constant_index(value)
+    return value if known is None else known
 
 
 def evaluate(map_: AffineMap, at: Mapping[int, SSAValue], loops: LoopBuilder) -> list[SSAValue]:

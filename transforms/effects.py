@@ -62,7 +62,8 @@ def effects_of(op: Operation) -> Effects | None:
 def _effects_of_gemm(op: GemmOp) -> Effects | None:
     if op.kept is not None or op.panel is not None:
         return None
-    reads = (op.lhs, op.rhs, *op.extras)
+    start = () if op.start is None else (op.start,)
+    reads = (op.lhs, op.rhs, *op.extras, *start)
     return Effects(reads if op.from_zero is not None else (*reads, op.out), (op.out,))
 
 
@@ -81,6 +82,8 @@ def root_of(value: SSAValue) -> SSAValue:
     while True:
         match value.owner:
             case memref.SubviewOp() | memref.ReinterpretCastOp() | memref.CastOp() as view:
+                value = view.source
+            case memref.ViewOp() as view:
                 value = view.source
             case memref.ExpandShapeOp() | memref.CollapseShapeOp() as view:
                 value = view.src

@@ -73,6 +73,8 @@ def fold(gemm: GemmOp) -> None:
     if gemm.plan is not None:
         return
     maps = list(gemm.indexing_maps)
+    if gemm.start_map is not None:
+        maps.append(gemm.start_map.data)
     for position, factor in enumerate((gemm.lhs, gemm.rhs)):
         copy = _copy_of(factor, gemm)
         if copy is None:
@@ -80,7 +82,10 @@ def fold(gemm: GemmOp) -> None:
         maps[position] = _through(copy, maps[position])
         gemm.operands[position] = copy.inputs[0]
         _erase_unread(factor, copy.op)
-    gemm.maps = ArrayAttr([AffineMapAttr(m) for m in canonical_maps(maps)])
+    renumbered = [AffineMapAttr(m) for m in canonical_maps(maps)]
+    if gemm.start_map is not None:
+        gemm.start_map = renumbered.pop()
+    gemm.maps = ArrayAttr(renumbered)
 
 
 def _erase_unread(memory: SSAValue, copy: Operation) -> None:

@@ -339,6 +339,7 @@ class Epilogue:
             unsigned=None if old.unsigned is None else old.unsigned.data,
             extras=[extra.value for extra in self.extras],
             from_zero=old.from_zero is not None,
+            start=old.started,
             epilogue=self.region,
         )
         new.location = old.location

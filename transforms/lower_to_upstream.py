@@ -22,7 +22,7 @@ overlapping results: LLVM would hoist the loads of a fully unrolled reduction ou
 over blocks, and spill them. Imports: our dialects and targets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -67,6 +67,7 @@ from xdsl.utils.type import get_element_type_or_self
 
 from nkdsl.diagnostics import refuse
 from nkdsl.dialects import nkvector, tile
+from nkdsl.dialects.inline_asm import InlineAsmOp
 from nkdsl.dialects.nanokernel import TARGET_ATTRIBUTE, MicrokernelOp, WorkspaceOp
 from nkdsl.dialects.nkvector import constant_index, register_type
 from nkdsl.dialects.vector_arith import on_vectors
@@ -173,7 +174,7 @@ class Lowering:
         """Rewrite the function."""
         self._arguments()
         if has_tiles(self.function):
-            places = self._row_address, self._row_stride, self._address
+            places = self._element_address, self._row_stride, self._address
             scalable = self.target.tiles is not None and self.target.tiles.scalable
             kind = SmeLowering if scalable else AmxLowering
             self.tiles = kind(self.function, self.target, self.loops, *places)
@@ -215,6 +216,8 @@ class Lowering:
                 self._replace(op, vector.FMAOp.create(operands=op.operands, result_types=result))
             case nkvector.DotOp():
                 op.result.replace_all_uses_with(self._dot(op))
+            case nkvector.BroadcastLoadOp() if op.instruction is not None:
+                self._replace(op, self._broadcast_using(op, op.instruction.data))
             case nkvector.BroadcastLoadOp() if op.count > 1 or _is_half(op.memref_type):
                 self._replace(op, self._broadcast_group(op))
             case nkvector.BroadcastLoadOp():
@@ -254,6 +257,8 @@ class Lowering:
                 self._reinterpret(op)
             case memref.SubviewOp():
                 self._subview(op)
+            case memref.ViewOp() if op.source in self.views:
+                self._retype(op)
             case memref.CastOp():
                 self._cast(op)
             case memref.DimOp():
@@ -365,6 +370,23 @@ class Lowering:
             self.integers[type_, number] = op.result
         return self.integers[type_, number]
 
+    def _broadcast_using(self, op: nkvector.BroadcastLoadOp, instruction: str) -> Operation:
+        """As assembly: LLVM would choose the instruction by the type of what is multiplied."""
+        type_ = _vector(op.result.type)
+        size = element_type_of(type_.element_type).size * op.count
+        if self.target.broadcasts.get(size) != instruction:
+            refuse(
+                op,
+                f"{self.target.name} has no instruction '{instruction}' that broadcasts {size} "
+                "bytes; leave it out, and LLVM chooses one",
+            )
+        word = IntegerType(8 * size)
+        register = register_type(word, type_.get_shape()[0] // op.count)
+        assembly = InlineAsmOp.of_memory(instruction, self._element_address(op), word, register)
+        return vector.BitcastOp.create(
+            operands=self.loops.insert(assembly).results, result_types=[type_]
+        )
+
     def _broadcast_group(self, op: nkvector.BroadcastLoadOp) -> Operation:
         """A group is loaded as one wide integer, which is copied to all lanes.
 
@@ -465,12 +487,17 @@ class Lowering:
         near = inner if op.into_l2 is None else outer
         self.loops.insert(intrinsic("llvm.prefetch.p0", [address, read, near, data]))
 
-    def _row_address(self, op: tile.LoadOp | tile.StoreOp) -> SSAValue:
-        """The address of a tile's first row."""
+    def _element_address(self, op: Access) -> SSAValue:
+        """The address of the first element, a tile's first row."""
         place, constant = self._place(op)
         constant += place.constant
         address = self._pointer(place)
-        return self._moved_pointer(address, place, constant) if constant else address
+        if not constant:
+            return address
+        if -I32_LIMIT <= constant < I32_LIMIT:
+            return self._moved_pointer(address, place, constant)
+        distance = self.loops.insert(arith.ConstantOp(IntegerAttr(constant, i64)))
+        return self._moved_pointer(address, place, distance.result)
 
     def _row_stride(self, op: tile.LoadOp | tile.StoreOp) -> Number:
         """Elements from one row of a tile to the next."""
@@ -652,14 +679,22 @@ class Lowering:
             self.early.add(added)
             return added
 
-        unknown_offset = self.private and type_.get_offset() is None
-        base = more() if unknown_offset else None
+        base = self._base_of(type_.get_offset(), more)
         sizes = tuple(more() if n == DYNAMIC_INDEX else n for n in type_.get_shape())
         if isinstance(type_.layout, NoneAttr):
             strides = self._row_major(sizes)
         else:
             strides = tuple(more() if s is None else s for s in strides_of(type_))
         self.views[argument] = FlatView(root, _span(base, sizes, strides), base, sizes, strides)
+
+    def _base_of(self, offset: int | None, more: Callable[[], SSAValue]) -> SSAValue | None:
+        """Where an argument begins, counted from the pointer that stands for it.
+
+        Others' pointers are to the first element; functions of our own making get the root's.
+        """
+        if not self.private or offset == 0:
+            return None
+        return more() if offset is None else self.loops.constant(offset)
 
     def _row_major(self, sizes: Sequence[Number]) -> tuple[Number, ...]:
         """The strides of a contiguous memref."""
@@ -714,15 +749,8 @@ class Lowering:
                 self.workspace, [], [], [], [0], [start + size], [1], MemRefType(i8, [start + size])
             )
         ).result
-        flat = memref.ViewOp(
-            bytes_, self.loops.constant(start), [], MemRefType(type_.element_type, [elements])
-        )
-        memory = self.loops.insert(flat).result
-        root_type = MemRefType(type_.element_type, [])
-        cast = memref.ReinterpretCastOp(memory, [], [], [], [0], [], [], root_type)
-        root = self.loops.insert(cast).result
+        root = self._root_at(bytes_, self.loops.constant(start), type_)
         layout = layout_of(type_)
-        self.flats[root] = memory
         # Whatever isn't ours expects a memref of the type that it was.
         others = [use for use in op.result.uses if use.operation.dialect_name() == "linalg"]
         if others:
@@ -734,6 +762,26 @@ class Lowering:
             for use in others:
                 use.operation.operands[use.index] = whole.result
         self.views[op.result] = FlatView(root, elements, None, layout.shape, layout.strides)
+
+    def _root_at(self, bytes_: SSAValue, start: SSAValue, type_: MemRefType) -> SSAValue:
+        """The root of a view of some bytes, from a certain one on, as a memref of another type."""
+        flat = MemRefType(type_.element_type, [prod(type_.get_shape())])
+        memory = self.loops.insert(memref.ViewOp(bytes_, start, [], flat)).result
+        root_type = MemRefType(type_.element_type, [])
+        cast = memref.ReinterpretCastOp(memory, [], [], [], [0], [], [], root_type)
+        root = self.loops.insert(cast).result
+        self.flats[root] = memory
+        return root
+
+    def _retype(self, op: memref.ViewOp) -> None:
+        """A part of a function's bytes as a memref of another type, of static size."""
+        source, type_ = self._view(op.source), _memref(op.result.type)
+        layout = layout_of(type_)
+        start = op.byte_shift if source.base is None else self._sum(source.base, op.byte_shift)
+        root = self._root_at(self._flat(source), start, type_)
+        self.views[op.result] = FlatView(
+            root, prod(layout.shape), None, layout.shape, layout.strides
+        )
 
     def _reinterpret(self, op: memref.ReinterpretCastOp) -> None:
         """A part of a panel: the same flat view from another element on."""

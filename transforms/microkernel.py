@@ -157,8 +157,23 @@ class Microkernel:
         """What the sums start with."""
         if self.op.start is None:
             return self.loops.insert(ZeroOp(block)).result
-        load = LoadOp(self.op.start, [self.zero], self.plan.lanes.data, block)
-        return self.loops.insert(load).result
+        assert self.op.start_map is not None
+        tags = self._tags(self.op.start_map.data)
+        narrower = self._memref(self.op.start).get_shape()[tags.index(self.plan.lanes.data)]
+        whole = self.plan.block[self.plan.lanes.data == "n"]
+        tail = None if narrower >= whole else self._tail()
+        load = LoadOp(self.op.start, [self.zero] * len(tags), tags, block, tail)
+        if self.op.begins is None:
+            return self.loops.insert(load).result
+
+        def given() -> tuple[SSAValue]:
+            return (self.loops.insert(load).result,)
+
+        def zero() -> tuple[SSAValue]:
+            return (self.loops.insert(ZeroOp(block)).result,)
+
+        (start,) = self.loops.choose(self.op.begins, given, zero)
+        return start
 
     @property
     def target(self) -> Target:

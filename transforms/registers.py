@@ -323,13 +323,20 @@ class RegisterBuilder:
         offsets: Sequence[int],
         group: int = 1,
         active: int | SSAValue | None = None,
+        instruction: str | None = None,
     ) -> SSAValue:
-        """Load one element, or a group of which some exist, into all lanes of a register."""
+        """Load one element, or a group of which some exist, into all lanes of a register.
+
+        An instruction, if one is named, loads a whole group.
+        """
         type_ = nkvector.register_type(access.type.element_type, lanes * group)
         count = active if isinstance(active, SSAValue) else None
         if isinstance(active, int) and active != group:
             count = self.loops.constant(active)
-        op = nkvector.BroadcastLoadOp(access.memref, access.indices, type_, offsets, group, count)
+        named = instruction if count is None else None
+        op = nkvector.BroadcastLoadOp(
+            access.memref, access.indices, type_, offsets, group, count, named
+        )
         return self.loops.insert(op).result
 
     def interleaved(self, rows: Sequence[SSAValue]) -> SSAValue:

@@ -32,6 +32,7 @@ registers. Each op of the composed level has one rule:
 Reads the target from the function's attribute. Imports: our dialects, targets, planner.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -73,6 +74,7 @@ from nkdsl.dialects.nanokernel import (
 )
 from nkdsl.dialects.nkvector import constant_index
 from nkdsl.errors import NkdslError, Unsupported
+from nkdsl.planner.blocking import MEMORY_LATENCY
 from nkdsl.planner.registers import Register, registers_of
 from nkdsl.targets import get_target
 from nkdsl.targets.model import Instruction, Target
@@ -275,7 +277,7 @@ class Unroller:
             case PackOp():
                 Packer(op, self.target, self.build).run()
             case SumOp():
-                self._sum_panel(op)
+                self._sum(op)
             case scf.ForOp() if any(isinstance(a.type, BlockType) for a in op.iter_args):
                 self._loop(op)
             case scf.IfOp() if any(isinstance(r.type, BlockType) for r in op.results):
@@ -407,35 +409,50 @@ class Unroller:
             return self.loops.insert(arith.ExtFOp(value, wanted)).result
         return self.loops.insert(arith.TruncFOp(value, wanted)).result
 
-    def _sum_panel(self, op: SumOp) -> None:
-        """Sums over k of a panel: products with ones, and then with the factor."""
-        assert isinstance(op.panel.type, MemRefType)
+    def _sum(self, op: SumOp) -> None:
+        """Sums over k of what lies in groups: products with ones, and then with the factor."""
+        assert isinstance(op.source.type, MemRefType)
+        assert isinstance(op.sums.type, MemRefType)
         factor = element_type("u8" if op.unsigned is not None else "s8")
         candidates = (self.target.instruction_for(element_type(t), factor) for t in ("u8", "s8"))
         # One is a number of either type: whichever the target multiplies as it is.
         instruction = next(i for i in candidates if not i.flips)
-        loops, (_, width, group) = self.loops, op.panel.type.get_shape()
-        zero = loops.constant(0)
-        registers = registers_of(width, instruction, self.target)
+        loops, (_, width, group) = self.loops, op.source.type.get_shape()
+        zero, one, (whole,) = loops.constant(0), loops.constant(1), op.sums.type.get_shape()
+        result = Access(op.sums, (zero,), "n")
+        registers = registers_of(whole, instruction, self.target)
+        present = registers_of(whole if width < 0 else width, instruction, self.target)
+        tail = loops.insert(memref.DimOp(op.source, one)).result if width < 0 else None
+        present = tuple(self._cut(register, whole, tail) for register in present)
         ones = self.build.splat(i8, instruction.lanes * group, 1)
         nothing = self.build.zero(i32, instruction.lanes)
 
+        ahead = 0 if _is_panel(op.source) else self._rows_ahead(instruction, len(present))
+
         def visit(row: SSAValue, sums: Carried) -> Carried:
-            panel = Access(op.panel, (row, zero, zero), "kng")
+            source = Access(op.source, (row, zero, zero), "kng")
+            for start in range(0, whole * group if ahead else 0, self.target.caches[0].line):
+                self.build.prefetch(source, [ahead, start // group, 0])
             added: list[SSAValue] = []
-            for register, total in zip(registers, sums, strict=True):
-                place = panel.offsets(n=register.offset)
-                loaded = self.build.load(panel, register, place, group)
+            for register, total in zip(present, sums, strict=True):
+                place = source.offsets(n=register.offset)
+                loaded = self.build.load(source, register, place, group)
                 added.append(self._accumulated(instruction, ones, loaded, total))
             return added
 
-        rows = loops.insert(memref.DimOp(op.panel, zero)).result
-        sums = loops.counted(zero, rows, loops.constant(1), visit, [nothing] * len(registers))
+        rows = loops.insert(memref.DimOp(op.source, zero)).result
+        sums = loops.counted(zero, rows, one, visit, [nothing] * len(present))
         times = self.build.splat(i32, instruction.lanes, op.factor.value.data)
-        result = Access(op.sums, (zero,), "n")
-        for register, total in zip(registers, sums, strict=True):
-            product = loops.insert(arith.MuliOp(total, times)).result
-            self.build.store(product, result, register, [register.offset])
+        for register, total in zip(registers, sums, strict=False):
+            value: SSAValue = loops.insert(arith.MuliOp(total, times)).result
+            if op.accumulate is not None:
+                value = self.build.sum(value, self.build.load(result, register, [register.offset]))
+            self.build.store(value, result, register, [register.offset])
+
+    def _rows_ahead(self, instruction: Instruction, registers: int) -> int:
+        """How many rows ahead memory is asked for what is added up, some registers a row."""
+        cycles = max(registers / instruction.per_cycle, float(instruction.latency))
+        return math.ceil(MEMORY_LATENCY / cycles)
 
     def _positions(
         self, access: Access, block: BlockType, instruction: Instruction
@@ -709,11 +726,27 @@ class Unroller:
         lanes = product.registers[0].lanes
         if product.instruction.widened and scalar.type.element_type == bf16:
             return self._extended_bf16(scalar, lanes, offsets)
-        value = self.build.broadcast(scalar, lanes, offsets, group, active)
+        value = self.build.broadcast(
+            scalar, lanes, offsets, group, active, self._broadcast_instruction(product)
+        )
         if product.flips:
             signs = self.build.splat(scalar.type.element_type, lanes * group, SIGN_BIT)
             value = self.loops.insert(arith.XOrIOp(value, signs)).result
         return self._widened(value, product.instruction, left=not product.lhs_is_vector)
+
+    def _broadcast_instruction(self, product: OuterProduct) -> str | None:
+        """The one that the target names, where the loads of a step take most of its time.
+
+        Elsewhere LLVM's is as good, and LLVM may move it, or make it a part of a multiplication.
+        """
+        element = element_type_of(product.scalar.type.element_type)
+        loaded, count = len(product.registers), product.count
+        if element.is_integer or product.instruction.widened or loaded == 1:
+            return None
+        loads = (loaded + count) / self.target.loads_per_cycle
+        if 2.0 * loads <= loaded * count / product.instruction.per_cycle:
+            return None
+        return self.target.broadcasts.get(element.size * product.group)
 
     def _extended_bf16(self, scalar: Access, lanes: int, offsets: Sequence[int]) -> SSAValue:
         """One number of bf16 in all lanes, as f32.

@@ -11,6 +11,7 @@ long blocks and spills them. It is switched off around code generation only, sin
 switch for the whole process. (`llc -enable-misched=false` does the same.)
 """
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from nkdsl.errors import ToolFailed, Unsupported
 from nkdsl.targets import can_run
 from nkdsl.targets.model import Target
 
+_NAMED_INSTRUCTION = re.compile(r'\basm (sideeffect )?"[^"]')
+"""Assembly that isn't empty, in LLVM IR."""
+
 PASSES = ("simplify_cfg", "instruction_combine", "loop_rotate")
 """LLVM's function passes that run, by the names that llvmlite gives them."""
 
@@ -33,6 +37,7 @@ PASSES = ("simplify_cfg", "instruction_combine", "loop_rotate")
 def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()
 
 
 def _target_machine(target: Target, *, jit: bool) -> Any:
@@ -48,7 +53,20 @@ def _target_machine(target: Target, *, jit: bool) -> Any:
 
 
 def _optimized(llvm_ir: str, machine: Any, triple: str) -> Any:
-    """The module after `PASSES`."""
+    """The module after `PASSES`.
+
+    Raises:
+        ToolFailed: where LLVM refuses the module.
+        Unsupported: for instructions written out, of another machine than this one: llvmlite reads
+            only its own.
+    """
+    architecture = triple.split("-", maxsplit=1)[0]
+    native = llvm.get_default_triple().split("-", maxsplit=1)[0]
+    if architecture != native and _NAMED_INSTRUCTION.search(llvm_ir):
+        raise Unsupported(
+            f"the module names instructions of {architecture}, which can't be encoded on {native}; "
+            "emit LLVM IR (--emit=llvm), and let llc make code of it"
+        )
     try:
         module = llvm.parse_assembly(with_routines(llvm_ir))
         module.triple = triple

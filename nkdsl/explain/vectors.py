@@ -4,7 +4,7 @@ Imports: the planner, `nkdsl.explain.product`.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nkdsl.dialects.nanokernel import PlanAttr, iterator_names
 from nkdsl.explain.product import (
@@ -26,8 +26,8 @@ from nkdsl.explain.product import (
     step_rows,
     sums_apart_rows,
 )
-from nkdsl.planner.blocking import residents, sides_of
-from nkdsl.planner.cost import STREAMED, reuse_distance, source_level
+from nkdsl.planner.blocking import predict_blocked, residents, sides_of
+from nkdsl.planner.cost import STREAMED, predict, reuse_distance, source_level
 from nkdsl.planner.problem import Role
 from nkdsl.planner.registers import Tile, block_tile, registers_of
 from nkdsl.planner.split import Run, even_split
@@ -114,11 +114,23 @@ def _flips(e: Explained) -> Iterator[str]:
         f"of {FACTORS[sides.broadcast]} are flipped, {was} to {is_}, in each register that is "
         f"broadcast: {executed.mnemonic} takes {'·'.join(executed.operands)}",
     )
-    yield row(
-        "",
-        f"sums start at {sign}128 times those of {FACTORS[sides.vector]} over k, which are added "
-        "up when a panel is packed",
-    )
+    sums = f"sums start at {sign}128 times those of {FACTORS[sides.vector]} over k, which"
+    if e.problem.added_up is not None:
+        yield row("", f"{sums} are given")
+        return
+    packed = e.plan.packs(sides.vector)
+    yield row("", f"{sums} are added up {'when a panel is packed' if packed else 'in place'}")
+    cycles = e.cost.repeats * _adding_up(e)
+    share = cycles / e.cost.cycles if e.cost.cycles else 0.0
+    what = "from the panel" if packed else "a block right before it is used"
+    yield row("", f"{what}: {cycles:.0f} cycles in all, {share:.1%} of the time")
+
+
+def _adding_up(e: Explained) -> float:
+    """Cycles to add up the factor that is loaded as registers, as often as that is done."""
+    cost = predict_blocked if e.plan.blocked else predict
+    without = replace(e.stated, added_up=sides_of(e.lanes).vector)
+    return e.cost.packing - cost(without, e.target, e.counted).packing
 
 
 # -------------------------------------------------------------------------------------- step

@@ -228,6 +228,7 @@ class NanokernelFunctions(InterpreterFunctions):
             for buffer, map_ in zip(args[:count], op.indexing_maps, strict=True)
         )
         scalars = list(args[count:])
+        begins = scalars.pop() if op.begins is not None else True
         start = scalars.pop() if op.start is not None else None
         if op.panel is not None:
             panel, source = scalars.pop(), scalars.pop()
@@ -236,8 +237,11 @@ class NanokernelFunctions(InterpreterFunctions):
             _keep_factor(op, args, scalars.pop())
         from_zero = scalars.pop(0) if op.first is not None else op.from_zero is not None
         total = _sum_of_products(op, space, lhs, rhs, out, from_zero=from_zero, scale=scalars)
-        if start is not None:
-            total = total + _start_of(op, space, out[0], start)
+        if start is not None and op.start_map is not None:
+            total = total + _last_group_of(op, space, args)
+            if begins:
+                positions = space.positions(start, op.start_map.data)
+                total = total + gather(start, positions, _first(space))
         if op.epilogue is not None:
             # Neither the sum nor the extras depend on k any more.
             further = (gather(*extra, _first(space)) for extra in extras)
@@ -282,13 +286,17 @@ class NanokernelFunctions(InterpreterFunctions):
     def run_sum(
         self, interpreter: Interpreter, op: nanokernel.SumOp, args: PythonValues
     ) -> PythonValues:
-        panel, sums = args
-        elements = _read(panel, op.unsigned is not None)[
-            panel.tile((0,) * len(panel.shape), tuple(range(len(panel.shape))), panel.shape)
+        source, sums = args
+        elements = _read(source, op.unsigned is not None)[
+            source.tile((0, 0, 0), (0, 1, 2), source.shape)
         ]
-        along_k = tuple(d for d in range(elements.ndim) if d != 1)
-        total = elements.astype(np.int64).sum(axis=along_k) * op.factor.value.data
-        sums.data[sums.tile((0,), (0,), sums.shape)] = total.astype(np.int32)
+        total = elements.astype(np.int64).sum(axis=(0, 2)) * op.factor.value.data
+        place = sums.tile((0,), (0,), sums.shape)
+        whole = _meaningless(sums.shape, sums.data.dtype)
+        whole[: len(total)] = total.astype(np.int32)
+        if op.accumulate is not None:
+            whole += sums.data[place]
+        sums.data[place] = whole
         return ()
 
     @impl(nanokernel.MicrokernelOp)
@@ -523,20 +531,30 @@ _OTHER_SIGN = {"i": np.uint8, "u": np.int8}
 
 
 def _broadcast(op: nanokernel.GemmOp) -> str:
-    """The factor of a microkernel whose elements are broadcast."""
-    assert op.plan is not None
-    return "lhs" if op.plan.lanes.data == "n" else "rhs"
+    """The factor whose signs are flipped, where sums make up for that."""
+    return "lhs" if op.added_up == "rhs" else "rhs"
 
 
-def _start_of(op: nanokernel.GemmOp, space: Iteration, out: Buffer, start: Buffer) -> Array:
-    """What the sums of a microkernel start with: an element for each place along the lanes."""
-    assert op.plan is not None
-    along = [op.kinds[next(iter(r.used_dims()))] for r in op.indexing_maps[2].results]
-    extent = out.shape[along.index(op.plan.lanes.data)] if op.plan.lanes.data in along else 1
-    values = start.data[start.tile((0,), (0,), (extent,))]
-    kinds = [kind for kind in op.kinds if kind != "k"]
-    shape = [extent if kind == op.plan.lanes.data else 1 for kind in kinds]
-    return np.asarray(values.reshape(shape))
+def _last_group_of(op: nanokernel.GemmOp, space: Iteration, args: PythonValues) -> Array:
+    """What flipped zeros add, multiplied with elements of a last group behind the reduction's end.
+
+    Those are in the sums that a microkernel starts with, and need not be zero therefore.
+    """
+    position = int(_broadcast(op) == "lhs")
+    buffer, map_ = args[position], op.indexing_maps[position]
+    groups = {g.position: g.size for r in map_.results if (g := nanokernel.group_index(r))}
+    order = sorted(range(len(op.kinds)), key=lambda iterator: op.kinds[iterator] == "k")
+    grids: list[Any] = [None] * len(order)
+    for axis, iterator in enumerate(order):
+        extent, size = space.extents[iterator], groups.get(iterator, 1)
+        first = extent if iterator in groups else 0
+        grid = np.arange(first, -(-extent // size) * size)
+        grids[iterator] = grid.reshape([-1 if d == axis else 1 for d in range(len(order))])
+    indices = [np.asarray(r.eval(grids, ())) for r in map_.results]
+    elements = _read(buffer, op.is_unsigned(op.added_up or "rhs"))[buffer.elements(indices)]
+    along_k = tuple(range(len(order) - op.kinds.count("k"), len(order)))
+    total = elements.astype(np.int64).sum(axis=along_k) if groups else np.zeros(())
+    return np.asarray(total * (-128 if op.is_unsigned(_broadcast(op)) else 128)).astype(np.int32)
 
 
 def _read(buffer: Buffer, unsigned: bool) -> Array:

@@ -36,12 +36,16 @@ from xdsl.interpreter import (
 from xdsl.ir import Attribute, Operation
 from xdsl.utils.exceptions import InterpretationError
 
+from nkdsl.dialects.inline_asm import InlineAsmOp
 from nkdsl.interpreters.amx import AmxUnit, Memory
 from nkdsl.interpreters.buffer import Array, Buffer, dtype_of, reinterpret, row_major
 from nkdsl.interpreters.neon import NEON
 from nkdsl.interpreters.sme import VECTORS, SmeUnit, check_mode
 from nkdsl.interpreters.tile import vector_shape
 from nkdsl.targets.semantics import dot_bf16, dot_int8, fma
+
+_BROADCASTS = {"vpbroadcastd $1, $0": 4, "vpbroadcastq $1, $0": 8}
+"""Inline assembly that loads so many bytes, and copies them to all lanes of a register."""
 
 _NO_EFFECT = frozenset({"llvm.prefetch.p0", "llvm.prefetch"})
 """Intrinsics that change nothing one could observe."""
@@ -320,9 +324,22 @@ class MemRefFunctions(InterpreterFunctions):
     def run_inline_asm(
         self, interpreter: Interpreter, op: llvm.InlineAsmOp, args: PythonValues
     ) -> PythonValues:
-        if op.asm_string.data:
-            raise InterpretationError("inline assembly can't be executed unless it is empty")
-        return ()
+        return self._run_asm(op, args) if op.asm_string.data else ()
+
+    @impl(InlineAsmOp)
+    def run_instruction(
+        self, interpreter: Interpreter, op: InlineAsmOp, args: PythonValues
+    ) -> PythonValues:
+        return self._run_asm(op, args)
+
+    def _run_asm(self, op: llvm.InlineAsmOp, args: PythonValues) -> PythonValues:
+        text = op.asm_string.data
+        if (size := _BROADCASTS.get(text)) is None or op.constraints.data != "=v,*m":
+            raise InterpretationError(f"the inline assembly '{text}' has no semantics here")
+        assert op.res is not None and isinstance(op.res.type, VectorType)
+        (lanes,) = op.res.type.get_shape()
+        word = self._memory.at(args[0], size).view(dtype_of(op.res.type.element_type))
+        return (np.repeat(word, lanes),)
 
 
 @register_impls

@@ -49,6 +49,7 @@ from nkdsl.planner.cost import (
     moved_in_a_step,
     source_level,
     step_of,
+    sums_cycles,
 )
 from nkdsl.planner.problem import Problem, Role
 from nkdsl.planner.registers import block_tile
@@ -164,7 +165,8 @@ def _plans(
         alone = panel.with_entries(pack="none")
         if not problem.dynamic and not problem.is_scattered(sides.vector):
             yield panel.with_entries(ahead="both")
-        yield alone
+        if not instruction.flips or problem.added_up is not None:
+            yield alone  # else the factor has come by then: it was added up
         yield alone.with_entries(ahead="both", prefetch=0)
     yield panel
 
@@ -339,6 +341,8 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     everything = size * (extents["m"] + extents["n"]) * extents["k"]
     everything += held * extents["m"] * extents["n"]
     apart = accumulates_apart(problem, plan)
+    # What is kept apart takes all of the reduction for one block, then for the next.
+    added_up = parts[sides.across] if apart else 1
     result_rate = bytes_per_cycle(target, 1 if apart else cache_level(target, everything))
     loads_result = parts["k"] > 1 or not problem.from_zero
     in_place_far = not plan.packs(sides.vector) and sources[sides.vector].level > 1
@@ -375,6 +379,7 @@ def predict_blocked(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
         repeats=problem.outer_trips("b", "m", "n"),
         chunks=parts["k"] * problem.outer_trips("k"),
         packing=_packing(problem, target, plan, instruction, sides, parts)
+        + added_up * sums_cycles(problem, target, plan, instruction)
         + (_finishing(problem, target) if apart else 0.0)
         + first_touch_cycles(problem, target, plan),
         useful=problem.flops / (instruction.flops * instruction.per_cycle),

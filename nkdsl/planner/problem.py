@@ -83,6 +83,8 @@ class Problem:
     """Whether the reduction ends with a whole group."""
     dynamic: frozenset[int] = frozenset()
     """The iterators whose extent is known only at run time; here it is the last of `SCALES`."""
+    added_up: Role | None = None
+    """The factor whose sums over k are given, to make up for flipped signs of the other one."""
     scales: tuple["Problem", ...] = ()
     """The same product with each of `SCALES` for those extents, where there are any."""
 
@@ -242,6 +244,7 @@ def _analyse(op: GemmOp, scale: int) -> Problem:
         from_zero=op.from_zero is not None,
         inner=(inner[0], inner[1], inner[2]),
         finishes=op.epilogue is not None or result != left.accumulator,
+        added_up=op.added_up,
     )
 
 

@@ -216,18 +216,8 @@ def _find_alone(problem: Problem, target: Target, instruction: Instruction) -> P
 def _why_none(problem: Problem, instruction: Instruction) -> str:
     """Why there is no plan; raises `Unsupported` itself if there is no way to lay registers out."""
     layouts(problem)
-    if (reason := _other_groups(problem, instruction)) is not None:
+    if (reason := _why_unsuitable(problem, instruction)) is not None:
         return reason
-    if instruction.flips and any(_lies_in_groups(problem, role) for role in FACTORS):
-        return (
-            f"{instruction.name} flips signs, which takes sums of a factor that it packs; give "
-            "that as it is, not in groups"
-        )
-    if instruction.flips and problem.outer("k"):
-        return (
-            f"{instruction.name} flips signs, and makes up for that with sums over one reduction; "
-            "make one of those that there are, or give one factor the other sign"
-        )
     return (
         "no plan fits: a factor whose groups of k are scattered is packed in cache blocks, for "
         "which the product is too small; give it with k contiguous"
@@ -325,7 +315,7 @@ def candidates(problem: Problem, target: Target, instruction: Instruction) -> It
 
 def _candidates(problem: Problem, target: Target, instruction: Instruction) -> Iterator[PlanAttr]:
     """The same, for a problem of the instruction's groups."""
-    if _other_groups(problem, instruction) is not None:
+    if _why_unsuitable(problem, instruction) is not None:
         return
     if isinstance(instruction, TileInstruction):
         yield from tile_plans(problem, target, instruction)
@@ -383,8 +373,10 @@ def _is_whole(problem: Problem, target: Target, plan: PlanAttr) -> bool:
     return role is None or plan.packs(role) or in_whole_registers(problem, target, plan.lanes.data)
 
 
-def _other_groups(problem: Problem, instruction: Instruction) -> str | None:
-    """The groups that a factor lies in which are none of the instruction's, in words."""
+def _why_unsuitable(problem: Problem, instruction: Instruction) -> str | None:
+    """Why an instruction can't multiply the factors as they are given, in words."""
+    if problem.added_up is not None and not instruction.flips:
+        return f"sums start where flipped signs are made up for, but {instruction.name} flips none"
     for role in FACTORS:
         group = problem.operand_named(role).group
         if group not in (1, instruction.k):
@@ -396,12 +388,18 @@ def _why_not_flipped(problem: Problem, instruction: Instruction, plan: PlanAttr)
     """Why a plan can't flip the signs of a factor, where its instruction does."""
     if not instruction.flips:
         return None
-    if problem.outer("k"):
-        return "reductions around the inner one"
     role = STREAMED.get(plan.lanes.data)
     if role is None:
         return "lanes along k"
-    return None if plan.packs(role) else f"{role}, which is loaded as registers, in place"
+    if problem.added_up not in (None, role):
+        return f"lanes = {plan.lanes.data}: sums of {problem.added_up} are given"
+    if plan.packs(role) or problem.added_up is not None:
+        return None
+    if not _lies_in_groups(problem, role):
+        return f"{role}, which is loaded as registers, in place"
+    if not plan.blocked and plan.resident.data != role:
+        return f"resident = {plan.resident.data}: a block of {role} is added up, then used up"
+    return None
 
 
 def _all_candidates(
@@ -432,7 +430,7 @@ def _blocked_candidates(
     problem: Problem, target: Target, instruction: Instruction
 ) -> Iterator[PlanAttr]:
     """The plans with cache blocks, for the register blocks that lose least in a step."""
-    if _other_groups(problem, instruction) is not None:
+    if _why_unsuitable(problem, instruction) is not None:
         return
     small = min(problem.extent(kind) for kind in "mn") < target.registers
     # Without cache blocks only one factor can be packed.
@@ -485,6 +483,7 @@ def _blocks(
     """Every block, in accumulators, that fits the registers and is not larger than the product."""
     unit = {kind: instruction.lanes if kind == lanes else 1 for kind in "mn"}
     limit = {kind: max(1, -(-problem.extent(kind) // unit[kind])) for kind in "mn"}
+    small = target.store_buffer > 0 and not problem.dynamic and not outgrows_l2(problem, target)
     for columns in range(1, min(limit["n"], target.registers) + 1):
         fitting = [
             (rows * unit["m"], columns * unit["n"])
@@ -492,8 +491,9 @@ def _blocks(
             if _live(problem, target, instruction, lanes, (rows * unit["m"], columns * unit["n"]))
             <= target.plannable_registers
         ]
-        # Half as many rows for the same columns only adds loads.
-        most = len(fitting) // 2
+        # Half as many rows for the same columns only adds loads, but their results' way out is
+        # hidden more easily.
+        most = 0 if small else len(fitting) // 2
         yield from fitting[most:]
         if lanes != "n" and most >= HARDWARE_STREAMS:
             # Where memory is what counts, a few rows, or registers of a column, stream better.
@@ -591,7 +591,7 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
             f"the product is one of {' and '.join(factors)}"
         )
     problem, plan = grouped(problem, target, plan)
-    if (reason := _other_groups(problem, instruction)) is not None:
+    if (reason := _why_unsuitable(problem, instruction)) is not None:
         raise Unsupported(reason)
     if isinstance(instruction, TileInstruction):
         check_tiles(problem, target, plan)
@@ -599,7 +599,7 @@ def check_plan(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     if (reason := _why_not_flipped(problem, instruction, plan)) is not None:
         raise Unsupported(
             f"{instruction.name} flips signs, and makes up for that with sums of the factor that "
-            f"is packed beside: it can't do {reason}"
+            f"is loaded as registers, of panels or groups: it can't do {reason}"
         )
     if (grouped_role := _packs_groups(problem, plan)) is not None:
         raise Unsupported(

@@ -8,8 +8,8 @@ numpy. Adding a processor means adding a table; no pass names a processor.
 Units: sizes in bytes unless said otherwise, rates per core clock cycle, latencies in cycles.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -238,6 +238,9 @@ class Target:
     """Sustained rate of main memory for one core."""
     refill_cycles: float = 20.0
     """Cycles lost when an inner loop ends: a mispredicted branch, the next block's first loads."""
+    store_buffer: int = 0
+    """Vector registers whose stores may wait for their turn; 0 where that was not measured: then
+    nothing is taken to be hidden of the time between two blocks."""
     miss_cycles: float = 1.3
     """Cycles lost on a line from an outer cache that nothing asked for ahead of its use."""
     prefetch_cycles: float = 48.0
@@ -248,6 +251,9 @@ class Target:
     """LLVM features that change speed only, never what may run (`-prefer-256-bit`)."""
     tiles: TileUnit | None = None
     """Its registers that hold matrices, if it has some."""
+    broadcasts: Mapping[int, str] = field(default_factory=dict)
+    """By the bytes of an element, or of a group, the instruction that best loads it into all lanes
+    of floats, where that isn't the one that LLVM picks."""
     masked_from: int | None = None
     """Bytes of the smallest elements of which loads and stores can be masked at all, where that is
     neither 1 with mask registers nor 4 without them (vmaskmov); `NEVER_MASKED` for none."""

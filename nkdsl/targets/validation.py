@@ -65,6 +65,7 @@ def _core_faults(target: Target) -> Iterator[str]:
             yield f"{field} is {value}, but must be positive"
     delays = {
         "refill_cycles": target.refill_cycles,
+        "store_buffer": target.store_buffer,
         "prefetch_cycles": target.prefetch_cycles,
     }
     for field, value in delays.items():

@@ -40,7 +40,10 @@ ZNVER4 = Target(
         *dot_int8_entries(512, latency=4, per_cycle=1.0),
     ),
     loads_per_cycle=1.0,  # two of 32 bytes
+    # vbroadcastss and vbroadcastsd of memory also take a slot of a unit that multiplies: measured.
+    broadcasts={4: "vpbroadcastd", 8: "vpbroadcastq"},
     stores_per_cycle=0.5,  # one of 32 bytes
+    store_buffer=32,  # 64 of 32 bytes
     shuffles_per_cycle=1.0,  # pipes 1 and 2, two cycles each
     issue_width=6,
     micro_op_cache=6912,

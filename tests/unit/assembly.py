@@ -89,7 +89,7 @@ class Instruction:
         """Whether it reads one element from memory into all lanes."""
         if self.memory is None or self.writes_memory or not self.registers:
             return False
-        spread = self.mnemonic.startswith(("vbroadcast", "vmovddup"))
+        spread = self.mnemonic.startswith(("vbroadcast", "vpbroadcast", "vmovddup"))
         return spread or "{1to" in self.memory
 
     @property

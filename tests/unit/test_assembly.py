@@ -472,3 +472,24 @@ def test_the_reader_tells_products_and_sums_from_both_at_once():
 def test_the_reader_tells_widths_apart():
     widths = {i.mnemonic: i.width for i in instructions(function(LISTING, "f"))}
     assert (widths["vfmadd231ps"], widths["vmulss"], widths["addq"]) == (512, 128, 0)
+
+
+BROADCASTS = {(4, 2): "vpbroadcast", (4, 4): "vbroadcasts", (8, 1): "{1to"}
+"""By rows and registers of a block for Zen 4, what broadcasts: the instruction of its table where a
+step has many loads, else what LLVM picks, a part of the multiplication where it is used once."""
+
+
+@pytest.mark.parametrize("element", ["f32", "f64"])
+@pytest.mark.parametrize("shape", BROADCASTS, ids="{0[0]}x{0[1]}".format)
+def test_crowded_blocks_broadcast_by_the_instruction_of_the_table(shape, element):
+    target = get_target("znver4")
+    rows, columns = shape[0], shape[1] * (16 if element == "f32" else 8)
+    case = Product("mk,kn->mn", (("m", rows), ("n", columns), ("k", 64)), element)
+    module = load(case.source, make_context())
+    lower(module, make_context(), target, end="nanokernel")
+    (gemm,) = (op for op in module.walk() if isinstance(op, GemmOp))
+    gemm.plan = without_microkernels(gemm, target).with_entries(block=(rows, columns), lanes="n")
+    code = function(nkdsl.compile(module, target).asm(), "product")
+    broadcasts = [line for line in instructions(code) if line.broadcast]
+    assert len(broadcasts) >= rows
+    assert all(BROADCASTS[shape] in line.text for line in broadcasts)

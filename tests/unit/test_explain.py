@@ -101,9 +101,7 @@ def test_the_options_change_the_product(capsys):
 @pytest.mark.parametrize("target", ["x86-64-v3", "znver4", "neoverse-v2"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "u8s8", "s8s8"])
 def test_no_line_is_too_wide_for_a_terminal(dtype, target, capsys):
-    shapes = ["127x255x511", "1x1000x1000", "64x64x64b16"]
-    # Where signs are flipped, there is one reduction.
-    for shape in shapes[: 2 if dtype == "s8s8" else 3]:
+    for shape in ("127x255x511", "1x1000x1000", "64x64x64b16"):
         out = explained([shape, "--dtype", dtype, "--target", target], capsys)
         assert max(map(len, out.splitlines())) <= 100
 
@@ -124,12 +122,34 @@ def test_groups_of_the_reduction_are_explained(dtype, size, instruction, capsys)
 def test_flipped_signs_are_explained(capsys):
     out = explained(["256x256x256", "--dtype", "s8s8", "--target", "znver4"], capsys)
     assert "of A are flipped, s8 to u8" in section(out, "signs")
-    assert "sums start at -128 times those of B over k" in section(out, "signs")
+    signs = section(out, "signs")
     out = explained(["256x256x256", "--dtype", "u8s8", "--target", "neoverse-n1"], capsys)
     assert "of A are flipped, u8 to s8" in section(out, "signs")
     assert "sdot takes s8·s8" in section(out, "signs")
+    assert "sums start at -128 times those of B over k, which are added up when a pan" in signs
+    assert re.search(r"from the panel: \d+ cycles in all, \d\.\d% of the time", signs)
     for dtype in ("u8s8", "bf16"):
         assert "signs" not in explained(["64x64x64", "--dtype", dtype, "--target=znver4"], capsys)
+
+
+def test_where_sums_that_make_up_for_signs_come_from_is_explained(tmp_path, capsys):
+    types = "memref<32x256xi8>, memref<64x128x4xi8>"
+    product = """func.func @product(%a: memref<32x256xi8>, %b: memref<64x128x4xi8>,
+        %c: memref<32x128xi32>, %s: memref<128xi32>) {{
+      nanokernel.gemm ins(%a[m, k], %b[k floordiv 4, n, k mod 4] : {types})
+          outs(%c[m, n] : memref<32x128xi32>) {start}
+      return
+    }}"""
+    found = []
+    for number, start in enumerate(("", "start(%s[n] : memref<128xi32>)")):
+        file = tmp_path / f"{number}.mlir"
+        file.write_text(product.format(types=types, start=start))
+        out = explained([str(file), "--target", "znver4"], capsys)
+        found.append(section(out, "signs"))
+    assert "of B over k, which are added up in place" in found[0]
+    assert re.search(r"a block right before it is used: \d+ cycles in all, \d", found[0])
+    assert "of B over k, which are given" in found[1]
+    assert "cycles" not in found[1]
 
 
 def test_factors_that_are_extended_are_explained(capsys):

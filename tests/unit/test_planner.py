@@ -1,5 +1,6 @@
 """The planner: bounds that every plan keeps, the choice among plans, and the model's parts."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,7 +11,14 @@ from nkdsl.dialects.nanokernel import GemmOp, PlanAttr
 from nkdsl.errors import Unsupported
 from nkdsl.frontend import load, make_context
 from nkdsl.planner import Problem, analyse, check_plan, find_plan
-from nkdsl.planner.cost import block_runs, cache_level, reuse_distance, source_level
+from nkdsl.planner.cost import (
+    STORES_HIDDEN,
+    THREADS_A_CORE,
+    block_runs,
+    cache_level,
+    reuse_distance,
+    source_level,
+)
 from nkdsl.planner.registers import block_tile, registers_of
 from nkdsl.planner.search import candidates
 from nkdsl.planner.split import Run, even_split, even_split_lanes
@@ -446,3 +454,26 @@ def print_answers() -> None:
 @pytest.mark.parametrize("asked", ANSWERS)
 def test_the_model_answers_as_written_down(asked):
     assert answer(*asked) == ANSWERS[asked]
+
+
+def test_short_reductions_have_blocks_whose_stores_the_next_block_hides() -> None:
+    table = get_target("znver4")
+    short, unknown = problem(64, 64, 32), replace(table, name="other", store_buffer=0)
+    hidden, exposed = find_plan(short, table), find_plan(short, unknown)
+
+    def registers(plan: PlanAttr) -> int:
+        return plan.block[0] * plan.block[1] // 16
+
+    assert registers(hidden) * THREADS_A_CORE <= STORES_HIDDEN[0] * table.store_buffer
+    assert registers(exposed) * THREADS_A_CORE > STORES_HIDDEN[1] * table.store_buffer
+    cost = [
+        check_plan(short, each, plan) for each in (table, unknown) for plan in (hidden, exposed)
+    ]
+    assert cost[0].cycles < cost[1].cycles == cost[3].cycles < cost[2].cycles
+
+
+def test_long_reductions_have_blocks_that_load_least() -> None:
+    table = get_target("znver4")
+    plan = find_plan(problem(1024, 1024, 1024), table)
+    tile = block_tile(*plan.block, "n", instruction_of(table, problem(1024, 1024, 1024)), table)
+    assert 2 * (tile.lhs_loads + tile.rhs_loads) < tile.instructions

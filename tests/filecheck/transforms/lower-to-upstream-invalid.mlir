@@ -11,6 +11,16 @@ func.func @allocated() attributes {nanokernel.target = "znver5"} {
 
 // -----
 
+// CHECK: znver5 has no instruction 'vpbroadcastd' that broadcasts 4 bytes; leave it out, and LLVM chooses one
+func.func @broadcast(%a: memref<16xf32>, %c: memref<16xf32>) attributes {nanokernel.target = "znver5"} {
+  %zero = arith.constant 0 : index
+  %x = nkvector.broadcast_load %a[%zero] using "vpbroadcastd" : memref<16xf32>, vector<16xf32>
+  nkvector.store %x, %c[%zero] : memref<16xf32>, vector<16xf32>
+  return
+}
+
+// -----
+
 // CHECK: the dimension must be a constant
 func.func @dimension(%a: memref<?x16xf32>, %n: index) attributes {nanokernel.target = "znver5"} {
   %size = memref.dim %a, %n : memref<?x16xf32>

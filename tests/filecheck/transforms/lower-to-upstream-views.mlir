@@ -42,3 +42,19 @@ func.func @views(%a: memref<?x?xf32>, %i: index, %n: index) attributes {nanokern
   nanokernel.microkernel @private(%part, %rows) : memref<?x16xf32, strided<[?, 1], offset: ?>>, index
   return
 }
+
+// A function's bytes may be seen as elements of another type: groups of four as words.
+// CHECK-LABEL: func.func @words(
+// CHECK-SAME:    %b: memref<i8>
+// CHECK:         [[BYTES:%[0-9]+]] = memref.reinterpret_cast %b to offset: [0], sizes: [1344], strides: [1] : memref<i8> to memref<1344xi8>
+// CHECK:         [[WORDS:%[0-9]+]] = memref.view [[BYTES]][%zero][] : memref<1344xi8> to memref<336xi32>
+// CHECK:         vector.load [[WORDS]][{{%[0-9]+}}] : memref<336xi32>, vector<16xi32>
+func.func @words(%b: memref<1x7x48x4xi8>, %c: memref<16xi32>) attributes {nanokernel.target = "znver4"} {
+  %zero = arith.constant 0 : index
+  %six = arith.constant 6 : index
+  %flat = memref.reinterpret_cast %b to offset: [0], sizes: [1344], strides: [1] : memref<1x7x48x4xi8> to memref<1344xi8>
+  %words = memref.view %flat[%zero][] : memref<1344xi8> to memref<1x7x48xi32>
+  %x = nkvector.load %words[%zero, %six, %zero] : memref<1x7x48xi32>, vector<16xi32>
+  nkvector.store %x, %c[%zero] : memref<16xi32>, vector<16xi32>
+  return
+}

@@ -48,3 +48,43 @@ func.func @no_group(%a: memref<64x256xf32>, %i: index) {
   %0 = nkvector.broadcast_load %a[%i, %i], %i : memref<64x256xf32>, vector<16xf32>
   return
 }
+
+// -----
+
+// CHECK: what sums of i8 products start with is of their type, i32, not f32
+func.func @start_of_floats(%x: memref<8x16xi8>, %y: memref<4x16x4xi8>, %z: memref<8x16xi32>, %sums: memref<16xf32>) {
+  nanokernel.gemm ins(%x[m, k], %y[k floordiv 4, n, k mod 4] : memref<8x16xi8>, memref<4x16x4xi8>) outs(%z[m, n] : memref<8x16xi32>) start(%sums[n] : memref<16xf32>)
+  return
+}
+
+// -----
+
+// CHECK: what sums start with is indexed by all iterators of kind m, or n, each alone
+func.func @start_of_both(%x: memref<8x16xi8>, %y: memref<4x16x4xi8>, %z: memref<8x16xi32>, %sums: memref<8x16xi32>) {
+  nanokernel.gemm ins(%x[m, k], %y[k floordiv 4, n, k mod 4] : memref<8x16xi8>, memref<4x16x4xi8>) outs(%z[m, n] : memref<8x16xi32>) start(%sums[m, n] : memref<8x16xi32>)
+  return
+}
+
+// -----
+
+// CHECK: what is added up is a K×W×G memref of i8, not memref<64x48xi8>
+func.func @sum_of_rows(%b: memref<64x48xi8>, %sums: memref<48xi32>) {
+  nanokernel.sum %b times -128 into %sums : memref<64x48xi8>, memref<48xi32>
+  return
+}
+
+// -----
+
+// CHECK: groups must lie one behind the other in memref<64x48x4xi8, strided<[4, 256, 1]>>
+func.func @sum_of_columns(%b: memref<64x48x4xi8, strided<[4, 256, 1]>>, %sums: memref<48xi32>) {
+  nanokernel.sum %b times -128 into %sums : memref<64x48x4xi8, strided<[4, 256, 1]>>, memref<48xi32>
+  return
+}
+
+// -----
+
+// CHECK: memref<32xi32> can't hold the sums of memref<64x48x4xi8>
+func.func @sum_of_more(%b: memref<64x48x4xi8>, %sums: memref<32xi32>) {
+  nanokernel.sum %b times -128 into %sums : memref<64x48x4xi8>, memref<32xi32>
+  return
+}

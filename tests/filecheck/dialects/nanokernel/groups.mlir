@@ -14,8 +14,21 @@ func.func @gemm(%a: memref<64x255xbf16>, %b: memref<128x96x2xbf16>, %c: memref<6
 
 // CHECK-LABEL: func.func @microkernel
 func.func @microkernel(%x: memref<8x?xi8>, %y: memref<?x16x4xi8>, %z: memref<8x16xi32>, %sums: memref<16xi32>) {
-  // CHECK: outs(%z[m, n] : memref<8x16xi32>) from zero start %sums : memref<16xi32> plan #nanokernel.plan<
-  nanokernel.gemm ins(%x[m, k], %y[k floordiv 4, n, k mod 4] : memref<8x?xi8>, memref<?x16x4xi8>) outs(%z[m, n] : memref<8x16xi32>) from zero start %sums : memref<16xi32> plan #nanokernel.plan<target = "znver4", instruction = "dot.s8s8x16", block = 8x16, edges = masked>
+  // CHECK: outs(%z[m, n] : memref<8x16xi32>) from zero start(%sums[n] : memref<16xi32>) plan #nanokernel.plan<
+  nanokernel.gemm ins(%x[m, k], %y[k floordiv 4, n, k mod 4] : memref<8x?xi8>, memref<?x16x4xi8>) outs(%z[m, n] : memref<8x16xi32>) from zero start(%sums[n] : memref<16xi32>) plan #nanokernel.plan<target = "znver4", instruction = "dot.s8s8x16", block = 8x16, edges = masked>
+  func.return
+}
+
+// Sums that were computed before, with the panels of a factor.
+// CHECK-LABEL: func.func @given
+func.func @given(%x: memref<8x13xi8>, %y: memref<3x4x16x4xi8>, %z: memref<8x48xi32>, %sums: memref<3x16xi32>, %first: i1) {
+  // CHECK: outs(%z[m, 16 * n0 + n1] : memref<8x48xi32>) start(%sums[n0, n1] : memref<3x16xi32>) epilogue {
+  nanokernel.gemm ins(%x[m, k], %y[n0, k floordiv 4, n1, k mod 4] : memref<8x13xi8>, memref<3x4x16x4xi8>) outs(%z[m, 16 * n0 + n1] : memref<8x48xi32>) start(%sums[n0, n1] : memref<3x16xi32>) epilogue {
+  ^bb0(%sum: i32):
+    nanokernel.yield %sum : i32
+  }
+  // CHECK: outs(%z[m, 16 * n0 + n1] : memref<8x48xi32>) from zero if %first start(%sums[n0, n1] : memref<3x16xi32>) if %first
+  nanokernel.gemm ins(%x[m, k], %y[n0, k floordiv 4, n1, k mod 4] : memref<8x13xi8>, memref<3x4x16x4xi8>) outs(%z[m, 16 * n0 + n1] : memref<8x48xi32>) from zero if %first start(%sums[n0, n1] : memref<3x16xi32>) if %first
   func.return
 }
 
@@ -36,6 +49,9 @@ func.func @panel(%b: memref<255x96xi8>, %panel: memref<64x48x4xi8>, %sums: memre
   nanokernel.sum %panel times -128 into %sums : memref<64x48x4xi8>, memref<48xi32>
   // CHECK: nanokernel.sum %panel unsigned times 128 into %sums : memref<64x48x4xi8>, memref<48xi32>
   nanokernel.sum %panel unsigned times 128 into %sums : memref<64x48x4xi8>, memref<48xi32>
+  %part = memref.subview %panel[0, 0, 0] [64, %i, 4] [1, 1, 1] : memref<64x48x4xi8> to memref<64x?x4xi8, strided<[192, 4, 1]>>
+  // CHECK: nanokernel.sum %part times -128 into %sums accumulate : memref<64x?x4xi8, strided<[192, 4, 1]>>, memref<48xi32>
+  nanokernel.sum %part times -128 into %sums accumulate : memref<64x?x4xi8, strided<[192, 4, 1]>>, memref<48xi32>
   func.return
 }
 

@@ -8,7 +8,7 @@
 // GENERIC: sym_name = "gemm"
 func.func @gemm(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>) {
   // CHECK: nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
-  // GENERIC: "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}>
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}>
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>)
   // CHECK: outs(%c[m, n] : memref<64x96xf32>) from zero attributes {hint}
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero attributes {hint}
@@ -35,17 +35,17 @@ func.func @gemm_plan(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<
 // GENERIC: sym_name = "gemm_update"
 func.func @gemm_update(%a: memref<64x256xf32>, %b: memref<256x96xf32>, %c: memref<64x96xf32>, %bias: memref<96xf32>, %first: i1, %alpha: f32, %beta: f32) {
   // CHECK: outs(%c[m, n] : memref<64x96xf32>) from zero if %first attributes {hint}
-  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [{{.*}}], operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0>}> {hint}
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [{{.*}}], operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0>}> {hint}
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero if %first attributes {hint}
   // CHECK: outs(%c[m, n] : memref<64x96xf32>) scale %alpha, %beta{{$}}
-  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [{{.*}}], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0>}>
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [{{.*}}], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0>}>
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) scale %alpha, %beta
   // CHECK: outs(%c[m, n] : memref<64x96xf32>) from zero scale %alpha, %beta{{$}}
-  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [{{.*}}], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0>}>
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [{{.*}}], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0>}>
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero scale %alpha, %beta
   // CHECK: from zero if %first scale %alpha, %beta plan #nanokernel.plan<{{.*}}> epilogue(%bias[n] : memref<96xf32>) {
   // CHECK: } attributes {hint}
-  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %bias, %first, %alpha, %beta) <{{{.*}}, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0>}>
+  // GENERIC: "nanokernel.gemm"(%a, %b, %c, %bias, %first, %alpha, %beta) <{{{.*}}, operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0>}>
   nanokernel.gemm ins(%a[m, k], %b[k, n] : memref<64x256xf32>, memref<256x96xf32>) outs(%c[m, n] : memref<64x96xf32>) from zero if %first scale %alpha, %beta plan #nanokernel.plan<target = "znver5", instruction = "fma.f32x16", block = 8x48> epilogue(%bias[n] : memref<96xf32>) {
   ^bb0(%sum: f32, %x: f32):
     %r = arith.addf %sum, %x : f32
@@ -114,7 +114,7 @@ func.func @iterator_names(%a: memref<32x4x64xf32>, %b: memref<4x64x8xf32>, %c: m
   // CHECK: ins(%a[m, k0, k1], %b[k0, k1, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
   nanokernel.gemm ins(%a[m7, k2, k0], %b[k2, k0, n1] : memref<32x4x64xf32>, memref<4x64x8xf32>) outs(%c[m7, n1] : memref<32x8xf32>)
   // CHECK: ins(%a[m, k0, k1], %b[k0, k1, n] : {{.*}}) outs(%c[m, n] : memref<32x8xf32>)
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d1, d3, d2)>, affine_map<(d0, d1, d2, d3) -> (d3, d2, d0)>, affine_map<(d0, d1, d2, d3) -> (d1, d0)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<32x4x64xf32>, memref<4x64x8xf32>, memref<32x8xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d1, d3, d2)>, affine_map<(d0, d1, d2, d3) -> (d3, d2, d0)>, affine_map<(d0, d1, d2, d3) -> (d1, d0)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<32x4x64xf32>, memref<4x64x8xf32>, memref<32x8xf32>) -> ()
   func.return
 }
 

@@ -254,7 +254,7 @@ func.func @gemm_tensor(%a: tensor<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: 'from zero' is either always or decided at run time
 func.func @gemm_from_zero(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %first: i1) {
-  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %first) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], from_zero, operandSegmentSizes = array<i32: 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, i1) -> ()
   func.return
 }
 
@@ -270,7 +270,7 @@ func.func @gemm_first_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -278,7 +278,7 @@ func.func @gemm_beta(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: scale needs alpha and beta
 func.func @gemm_alpha(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %beta: f32) {
-  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f32) -> ()
   func.return
 }
 
@@ -294,7 +294,7 @@ func.func @gemm_scale(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf
 
 // CHECK: Operation does not verify: alpha and beta have the element type of the sums, not f64
 func.func @gemm_scale_type(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>, %alpha: f64, %beta: f64) {
-  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %alpha, %beta) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, f64, f64) -> ()
   func.return
 }
 
@@ -310,7 +310,7 @@ func.func @gemm_plan(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf3
 
 // CHECK: Operation does not verify: extra operands need an epilogue that uses them
 func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -318,7 +318,7 @@ func.func @gemm_extras(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6x
 
 // CHECK: Operation does not verify: expected one map an operand, 3, got 0
 func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -326,7 +326,7 @@ func.func @gemm_map_count(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: all maps must have the same iterators and no symbols
 func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -334,7 +334,7 @@ func.func @gemm_map_dims(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x
 
 // CHECK: Operation does not verify: maps must be linear, or cut k into groups, got (d0, d1, d2) -> (d0, (d1 ceildiv 2))
 func.func @gemm_map_ceildiv(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 ceildiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 ceildiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -342,7 +342,7 @@ func.func @gemm_map_ceildiv(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref
 
 // CHECK: Operation does not verify: groups need two indices, k floordiv and k mod the same number
 func.func @gemm_map_half_a_group(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1 floordiv 2)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -350,7 +350,7 @@ func.func @gemm_map_half_a_group(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: m
 
 // CHECK: Operation does not verify: iterator d3 has no kind: b indexes lhs, rhs and out, m lhs and out, n rhs and out, k lhs and rhs
 func.func @gemm_map_kind(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2, d3) -> (d0, d1)>, affine_map<(d0, d1, d2, d3) -> (d1, d2)>, affine_map<(d0, d1, d2, d3) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 
@@ -422,7 +422,7 @@ func.func @epilogue_empty(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4
 
 // CHECK: Operation does not verify: Region 'epilogue' at position 0 expected a single block, but got 0 blocks
 func.func @epilogue_empty_generic(%a: memref<4x8xf32>, %b: memref<8x6xf32>, %c: memref<4x6xf32>) {
-  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
+  "nanokernel.gemm"(%a, %b, %c) <{maps = [affine_map<(d0, d1, d2) -> (d0, d1)>, affine_map<(d0, d1, d2) -> (d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d2)>], operandSegmentSizes = array<i32: 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0>}> ({}) : (memref<4x8xf32>, memref<8x6xf32>, memref<4x6xf32>) -> ()
   func.return
 }
 

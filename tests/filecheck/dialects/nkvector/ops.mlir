@@ -30,6 +30,9 @@ func.func @broadcast_load(%a: memref<64x256xf32>, %s: memref<f32>, %i: index, %k
   // CHECK: nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
   // GENERIC: "nkvector.broadcast_load"(%a, %i, %k) <{offsets = array<i64: 1, 0>, operandSegmentSizes = array<i32: 0, 1, 2>}>
   %a0 = nkvector.broadcast_load %a[%i + 1, %k] : memref<64x256xf32>, vector<16xf32>
+  // CHECK: nkvector.broadcast_load %a[%i, %k] using "vpbroadcastd" : memref<64x256xf32>, vector<16xf32>
+  // GENERIC: instruction = "vpbroadcastd"
+  %a1 = nkvector.broadcast_load %a[%i, %k] using "vpbroadcastd" : memref<64x256xf32>, vector<16xf32>
   // CHECK: nkvector.broadcast_load %s[] : memref<f32>, vector<16xf32>
   %s0 = nkvector.broadcast_load %s[] : memref<f32>, vector<16xf32>
   func.return

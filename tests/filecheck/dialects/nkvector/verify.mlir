@@ -64,6 +64,14 @@ func.func @broadcast_element(%a: memref<4x16xf32>, %i: index) {
 
 // -----
 
+// CHECK: Operation does not verify: an instruction loads whole groups, not some elements of them
+func.func @broadcast_instruction(%a: memref<4x16xbf16>, %i: index) {
+  %v = "nkvector.broadcast_load"(%i, %a, %i, %i) <{group = 2 : i64, instruction = "vpbroadcastd", offsets = array<i64: 0, 0>, operandSegmentSizes = array<i32: 1, 1, 2>}> : (index, memref<4x16xbf16>, index, index) -> vector<16xbf16>
+  func.return
+}
+
+// -----
+
 // CHECK: Operation does not verify: memref<4x16xf32> does not hold the elements of vector<8xf16>
 func.func @store_element(%v: vector<8xf16>, %a: memref<4x16xf32>, %i: index) {
   nkvector.store %v, %a[%i, %i] : memref<4x16xf32>, vector<8xf16>

@@ -15,31 +15,23 @@ Every layer is one product with an epilogue, and what hidden layers give lies in
       }
       …
 
-A function of several products takes no weights that were packed beforehand. So where these may be,
-every layer is a function of its own, and a generated one without arguments calls them in turn, with
-everything that they take baked in:
-
-    define void @network() {
-      call void inttoptr (i64 … to ptr)(i64 %x, i64 %packed0, i64 %b0, i64 %h0)
-      …
+Where weights may be laid out beforehand, it is the same function, all of whose weights are packed.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from nkdsl.bench.gemm_ours import bound, compile_text, failures
 from nkdsl.bench.gemm_sets import PACKED
-from nkdsl.bench.jit import compile_ir
 from nkdsl.bench.mlp_problem import SCALE, Mlp, MlpOperands, limits
 from nkdsl.bench.ours import gemm_op, memref
 from nkdsl.bench.peers.base import Availability
 from nkdsl.bench.peers.engine import Made
 from nkdsl.bench.problem import Array, Types, product_types
-from nkdsl.bench.timing import NativeContender
 from nkdsl.types import element_type
 
 ENGINE = "mlp-ours"
@@ -62,66 +54,38 @@ class MlpOursEngine:
         Raises:
             Unable: the compiler refuses or fails.
         """
-        if contract == PACKED:
-            with failures():
-                return chained([*self._packed_layers(operands)], operands)
         with failures():
             text = mlir_text(operands.row, operands.types.name)
             kernel = compile_text(text, self._target, self._threads)
+            if contract == PACKED:
+                return packed(kernel, operands)
         pointers = tuple(array.ctypes.data for array in arguments(operands))
         return Made(bound(kernel, pointers, operands.row.flops, operands))
 
-    def _packed_layers(self, operands: MlpOperands) -> Iterator[NativeContender]:
-        """A kernel for each layer, on weights packed for it; layers of one shape share one."""
-        row = operands.row
-        kernels: dict[str, Any] = {}
-        for number, layer in enumerate(row.layers):
-            single = replace(row, widths=layer)
-            text = mlir_text(single, operands.types.name)
-            if text not in kernels:
-                kernels[text] = compile_text(text, self._target, self._threads)
-            source, weight, *rest = layer_arguments(operands, number)
-            packed = importlib.import_module("nkdsl").pack(weight, like=kernels[text])
-            pointers = (
-                source.ctypes.data,
-                packed.address,
-                *(array.ctypes.data for array in rest),
-            )
-            kernel = kernels[text].packed(packed)
-            yield bound(kernel, pointers, single.flops, packed)
+
+def packed(kernel: Any, operands: MlpOperands) -> Made:
+    """The kernel that reads every weight packed."""
+    pack = importlib.import_module("nkdsl").pack
+    weights = {f"w{number}": weight for number, weight in enumerate(operands.weights)}
+    made = {name: pack(weight, like=kernel, argument=name) for name, weight in weights.items()}
+    reader = kernel.packed(*made.values(), arguments=tuple(made))
+    pointers = tuple(
+        made[parameter.name].address if parameter.name in made else array.ctypes.data
+        for parameter, array in zip(reader.signature.parameters, arguments(operands), strict=True)
+    )
+    contender = bound(reader, pointers, operands.row.flops, operands, *made.values())
+    plans = "; ".join(dict.fromkeys(reader.plans))
+    return Made(replace(contender, detail=f"weights packed: {plans}"))
 
 
 def arguments(operands: MlpOperands) -> Iterator[Array]:
     """The arrays in the order of the function's arguments."""
     yield operands.x
-    for number in range(len(operands.weights)):
-        yield from layer_arguments(operands, number)[1:]
-
-
-def layer_arguments(operands: MlpOperands, number: int) -> tuple[Array, ...]:
-    """What a function of one layer takes: its input, weights, bias if there is any, and output."""
-    activations = (operands.x, *operands.hidden, operands.c)
-    bias = operands.biases[number : number + 1]
-    return (activations[number], operands.weights[number], *bias, activations[number + 1])
-
-
-def chained(layers: Sequence[NativeContender], operands: MlpOperands) -> Made:
-    """One call of each layer's kernel after the other, as one contender."""
-    network = compile_ir(chain_ir(layers), "network")
-    plans = dict.fromkeys(layer.detail for layer in layers)
-    detail = f"{len(layers)} kernels, weights packed: {'; '.join(plans)}"
-    keep = (network, operands, *layers)
-    return Made(NativeContender("ours", network.address, (), operands.row.flops, detail, keep))
-
-
-def chain_ir(layers: Sequence[NativeContender]) -> str:
-    """A function `@network()` that calls every kernel with its arguments."""
-    calls = "".join(
-        f"  call void inttoptr (i64 {layer.address} to ptr)"
-        f"({', '.join(f'i64 {argument}' for argument in layer.arguments)})\n"
-        for layer in layers
-    )
-    return f"define void @network() {{\n{calls}  ret void\n}}\n"
+    results = (*operands.hidden, operands.c)
+    for number, (weight, result) in enumerate(zip(operands.weights, results, strict=True)):
+        yield weight
+        yield from operands.biases[number : number + 1]
+        yield result
 
 
 def mlir_text(row: Mlp, dtype: str) -> str:

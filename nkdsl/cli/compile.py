@@ -4,6 +4,9 @@ Levels of MLIR and text go to standard output, code to a file named after the pr
 says otherwise. All functions of the program are compiled; each is exported by its name and takes
 one pointer a memref, followed by the sizes and strides that its type leaves open (and a pointer to
 the workspace where something is packed or kept): see `--header`.
+
+With `--pack` functions read some arguments packed (`cli.packing`); how these lie in memory is told
+on standard error, and by the header.
 """
 
 import argparse
@@ -12,12 +15,11 @@ import sys
 from pathlib import Path
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 
-from nkdsl.api import is_private
 from nkdsl.backends import linker, mlir, native
 from nkdsl.cli.output import STDOUT, write_file
+from nkdsl.cli.packing import PackedProgram, add_pack, compiled_functions, pack_program
 from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
 from nkdsl.frontend import load, make_context, to_text
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="where to; - is standard output, the default of text"
     )
     add_threads(parser)
+    add_pack(parser)
     parser.add_argument("--header", metavar="FILE", help="also write the C declarations")
 
 
@@ -58,9 +61,15 @@ def main(arguments: argparse.Namespace) -> int:
     module = load(Path(arguments.file), context)
     _refuse_signatures(module)
     threads = resolve_threads(arguments.threads)
+    packed = None
+    if arguments.pack is not None:
+        packed = pack_program(module, target, threads, arguments.pack)
+        module = packed.module.clone()
+        for line in packed.told():
+            print(f"packed  {line}", file=sys.stderr)
     header = None
     if arguments.header:
-        header = _header(module.clone(), context, target, threads)
+        header = _header(module.clone(), context, target, threads, packed)
     end = MLIR_LEVELS.get(arguments.emit, "upstream")
     lower(module, context, target, end=end, threads=threads)
     module.verify()
@@ -71,15 +80,9 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _functions(module: ModuleOp) -> list[func.FuncOp]:
-    """The functions that are compiled, and exported."""
-    functions = [op for op in module.walk() if isinstance(op, func.FuncOp)]
-    return [f for f in functions if not f.is_declaration and not is_private(f)]
-
-
 def _refuse_signatures(module: ModuleOp) -> None:
     """Refuse functions that no kernel can have, before anything is lowered."""
-    functions = _functions(module)
+    functions = compiled_functions(module)
     if not functions:
         raise InvalidInput("the program has no function to compile")
     for function in functions:
@@ -115,16 +118,26 @@ def _write(content: str | bytes, output: str) -> None:
         sys.stdout.buffer.write(content)
 
 
-def _header(module: ModuleOp, context: Context, target: Target, threads: int) -> str:
+def _header(
+    module: ModuleOp,
+    context: Context,
+    target: Target,
+    threads: int,
+    packed: PackedProgram | None = None,
+) -> str:
     """C declarations of a program, which is lowered all the way to learn its workspaces.
 
     Which integers have no sign is known once products are raised.
     """
     lower(module, context, target, end="nanokernel", threads=threads)
-    signatures = [read_signature(function) for function in _functions(module)]
+    signatures = [read_signature(function) for function in compiled_functions(module)]
     lower(module, context, target, start="nanokernel")
-    sizes = {function.sym_name.data: workspace_bytes(function) for function in _functions(module)}
-    declarations = "\n".join(s.declaration(sizes[s.symbol]) for s in signatures)
+    sizes = {
+        function.sym_name.data: workspace_bytes(function) for function in compiled_functions(module)
+    }
+    declarations = "\n".join(
+        _packed_comment(packed, s.symbol) + s.declaration(sizes[s.symbol]) for s in signatures
+    )
     include = "#include <stdint.h>\n\n" if re.search(r"\bu?int\d+_t\b", declarations) else ""
     return f"""#pragma once
 {include}#ifdef __cplusplus
@@ -137,3 +150,21 @@ extern "C" {{
 }}
 #endif
 """
+
+
+def _packed_comment(packed: PackedProgram | None, symbol: str) -> str:
+    """How arguments of a function lie that it reads packed, in C; nothing where there are none."""
+    layouts = packed.layouts.get(symbol) if packed is not None else None
+    if not layouts:
+        return ""
+    lines = ["These arguments are packed; what fills their memory up besides are zeros:"]
+    for name, layout in layouts.items():
+        sizes = "".join(f"[{size}]" for size in layout.panels)
+        place = layout.place("i", "j")
+        lines.append(f"{name}{sizes}: {layout}, fingerprint {layout.fingerprint};")
+        lines.append(f"  the element of row i and column j is {name}{place}")
+        if layout.sums:
+            last = f"{name}[p][{layout.panels[1] - 1}]"
+            lines.append(f"  {last} holds {layout.sums} times panel p's sums over k, as int32_t")
+    text = "\n".join(f" * {line}" for line in lines)
+    return f"/*\n{text}\n */\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from nkdsl.bench.problem import Row, parse_row
+from nkdsl.cli.packing import add_pack, pack_program
 from nkdsl.cli.threads import add_threads
 from nkdsl.errors import InvalidInput
 from nkdsl.explain import explain_module
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="C += A·B (the default) or C = A·B",
     )
     add_threads(parser)
+    add_pack(parser)
     parser.add_argument(
         "--measure", action="store_true", help="also run it here and measure its share of peak"
     )
@@ -56,11 +58,18 @@ def main(arguments: argparse.Namespace) -> int:
     target = get_target(arguments.target)
     module = _module(arguments)
     threads = resolve_threads(arguments.threads)
-    sys.stdout.write(explain_module(module, target, threads=threads))
+    explained = module
+    if arguments.pack is not None:
+        packed = pack_program(module, target, threads, arguments.pack)
+        explained = packed.module
+        for line in packed.told():
+            print(f"{'packed':<10}{line}")
+        print()
+    sys.stdout.write(explain_module(explained, target, threads=threads))
     if arguments.measure:
         from nkdsl.cli.run import measured
 
-        print(f"{'measured':<10}{measured(module, target)}")
+        print(f"{'measured':<10}{measured(module, target, arguments.pack)}")
     return 0
 
 

@@ -9,6 +9,9 @@ Then the peak loop, the kernel and numpy take turns, each on one thread unless `
 otherwise; shares and ratios are medians over turns (`nkdsl.bench.timing`). numpy multiplies floats
 of 32 bits where the program's are narrower, and integers too, for which it has no fast product; and
 it does the products alone, whatever follows them in the program.
+
+With `--pack` weights are packed first (`cli.packing`): the same checks are made with what was
+packed, and the kernel that reads it is timed, packing left out.
 """
 
 import argparse
@@ -34,6 +37,7 @@ from nkdsl.bench.timing import (
     Timings,
     take_turns,
 )
+from nkdsl.cli.packing import Prepacked, add_pack
 from nkdsl.cli.reference import Reference, Unbounded, make_arguments, make_reference
 from nkdsl.cli.shapes import Open, Shapes
 from nkdsl.cli.threads import add_threads
@@ -58,6 +62,9 @@ FEWEST = 5
 _PLAN_FRAME = re.compile(r'^#nanokernel\.plan<target = "[^"]*", |>$')
 OURS, NUMPY, PEAK = "nkdsl", "numpy", "peak"
 
+Runner = Kernel | Prepacked
+"""What is checked and timed; both are called with arrays."""
+
 
 class WrongAnswer(NkdslError):
     """The machine code and numpy disagree beyond rounding."""
@@ -70,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--function", help="which function, where the program has several")
     parser.add_argument("--seed", type=int, default=0, help="of the random data; default: 0")
     add_threads(parser)
+    add_pack(parser)
     parser.add_argument(
         "--emulate",
         action="store_true",
@@ -103,22 +111,26 @@ def main(arguments: argparse.Namespace) -> int:
         emulate=emulate,
     )
     reference = make_reference(module, kernel.signature, context)
-    print(f"{kernel.c_declaration.removesuffix(';')}  for {target.name}")
-    for line in _plans(kernel, reference):
+    runner = kernel if arguments.pack is None else Prepacked(kernel, arguments.pack)
+    native = runner.reader if isinstance(runner, Prepacked) else kernel
+    print(f"{native.c_declaration.removesuffix(';')}  for {target.name}")
+    for line in runner.told() if isinstance(runner, Prepacked) else ():
+        print(f"  packed  {line}")
+    for line in _plans(runner, reference):
         print(f"  kernel  {line}")
     with emulated(kernel) if emulate else nullcontext() as told:
-        cases = _checked(kernel, reference, arguments.seed)
+        cases = _checked(runner, reference, arguments.seed)
     if emulate:
         for line in told or ():
             print(f"  emulated  {line}")
         return 0
     for label, arrays in cases if arguments.rounds is None or arguments.rounds > 0 else ():
-        for line in _speed(kernel, reference, arrays, target, arguments.rounds, arguments.threads):
+        for line in _speed(runner, reference, arrays, target, arguments.rounds, arguments.threads):
             print(f"  speed   {label}{line}", flush=True)
     return 0
 
 
-def _checked(kernel: Kernel, reference: Reference, seed: int) -> list[tuple[str, tuple[Any, ...]]]:
+def _checked(kernel: Runner, reference: Reference, seed: int) -> list[tuple[str, tuple[Any, ...]]]:
     """Check the kernel, say so, and give what it is to be timed on: a label, and arguments."""
     shapes = Open.of(kernel.signature)
     if shapes.groups:
@@ -132,7 +144,7 @@ def _checked(kernel: Kernel, reference: Reference, seed: int) -> list[tuple[str,
     return [("", make_arguments(kernel.signature, seed))]
 
 
-def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
+def _plans(kernel: Runner, reference: Reference) -> Iterator[str]:
     """One line a product: its size, and the plan that serves it."""
     problems = [f"{p.size}  " for p in reference.products]
     if len(problems) != len(kernel.plans):
@@ -144,7 +156,7 @@ def _plans(kernel: Kernel, reference: Reference) -> Iterator[str]:
 # -------------------------------------------------------------------------------------- check
 
 
-def _check(kernel: Kernel, reference: Reference, shapes: Sequence[Shapes], seed: int) -> str:
+def _check(kernel: Runner, reference: Reference, shapes: Sequence[Shapes], seed: int) -> str:
     """Call the kernel on arguments of some shapes; says how near it came to numpy."""
     checked, worst, exact = 0, 0.0, 0
     signature = kernel.signature
@@ -165,12 +177,12 @@ def _check(kernel: Kernel, reference: Reference, shapes: Sequence[Shapes], seed:
     return f"{checked} elements{of} agree with numpy; largest error {worst:.2g} of the bound{also}"
 
 
-def _is_exact(kernel: Kernel) -> bool:
+def _is_exact(kernel: Runner) -> bool:
     """Whether all results are integers."""
     return all(p.element.is_integer for p in kernel.signature.parameters if p.written)
 
 
-def _compare(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> tuple[int, float]:
+def _compare(kernel: Runner, reference: Reference, arrays: Sequence[Any]) -> tuple[int, float]:
     """Call the kernel once; how many elements it wrote, and the largest share of a bound used."""
     try:
         expected = reference.expect(arrays)
@@ -187,7 +199,7 @@ def _compare(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> tup
     return checked, worst
 
 
-def _compare_exactly(kernel: Kernel, reference: Reference, arrays: Sequence[Any]) -> bool:
+def _compare_exactly(kernel: Runner, reference: Reference, arrays: Sequence[Any]) -> bool:
     """Call the kernel once on small integers; False where sums of them are not exact."""
     expected = reference.expect_exactly(arrays)
     if expected is None:
@@ -200,7 +212,7 @@ def _compare_exactly(kernel: Kernel, reference: Reference, arrays: Sequence[Any]
     return True
 
 
-def _call(kernel: Kernel, arrays: Sequence[Any]) -> None:
+def _call(kernel: Runner, arrays: Sequence[Any]) -> None:
     """Call the kernel; raises `WrongAnswer` where it changes what it only reads."""
     before = [array.tobytes() for array in arrays]
     kernel(*arrays)
@@ -209,7 +221,7 @@ def _call(kernel: Kernel, arrays: Sequence[Any]) -> None:
             raise WrongAnswer(f"argument '{parameter.name}' was changed, but is only read")
 
 
-def _describe(kernel: Kernel, arrays: Sequence[Any], unknown: Unbounded) -> str:
+def _describe(kernel: Runner, arrays: Sequence[Any], unknown: Unbounded) -> str:
     """How far off a kernel is where nobody knows how far off it may be."""
     _call(kernel, arrays)
     worst = 0.0
@@ -249,8 +261,14 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 # -------------------------------------------------------------------------------------- speed
 
 
-def measured(module: ModuleOp, target: Target) -> str:
-    """The share of peak that the only function of a program reaches here, in words."""
+def measured(module: ModuleOp, target: Target, pack: str | None = None) -> str:
+    """The share of peak that the only function of a program reaches here, in words.
+
+    Args:
+        module: the program.
+        target: what it is compiled for.
+        pack: what `--pack` tells, if it is given.
+    """
     if obstacle := can_run(target):
         return f"not on this machine: {obstacle}"
     kernel = compile_source(module, target)
@@ -261,7 +279,8 @@ def measured(module: ModuleOp, target: Target) -> str:
         return "nothing to time: the products are empty, or not all of one type"
     lhs, rhs = reference.factors
     peak = target_peak(lhs, target, rhs).contender()
-    ours = _ours(kernel, arguments, flops)
+    runner = kernel if pack is None else Prepacked(kernel, pack)
+    ours = _native(runner, arguments, flops)
     timings = _steadiest([peak, ours], ROUNDS)
     share, rate = timings.ratio(OURS, PEAK), timings.gflops(OURS).median
     return (
@@ -278,7 +297,7 @@ def _typical_arguments(kernel: Kernel) -> tuple[Any, ...]:
 
 
 def _speed(
-    kernel: Kernel,
+    kernel: Runner,
     reference: Reference,
     arrays: Sequence[Any],
     target: Target,
@@ -290,7 +309,7 @@ def _speed(
     if flops == 0:
         yield "nothing to time: the products are empty"
         return
-    contenders: list[Contender] = [_ours(kernel, arrays, flops or 0)]
+    contenders: list[Contender] = [_native(kernel, arrays, flops or 0)]
     if reference.factors is not None:
         lhs, rhs = reference.factors
         contenders.insert(0, target_peak(lhs, target, rhs).contender())
@@ -349,6 +368,13 @@ def _of_peak(timings: Timings, peak: Contender) -> str:
         return ""
     share, rate = timings.ratio(OURS, PEAK).median, timings.gflops(PEAK).median
     return f"{share:.1%} of the peak of {peak.detail}, {rate:.1f} GF/s beside it"
+
+
+def _native(kernel: Runner, arrays: Sequence[Any], flops: int) -> Contender:
+    """The kernel, what it reads packed already."""
+    if isinstance(kernel, Prepacked):
+        return _ours(kernel.reader, kernel.native(arrays), flops)
+    return _ours(kernel, arrays, flops)
 
 
 def _ours(kernel: Kernel, arrays: Sequence[Any], flops: int) -> Contender:

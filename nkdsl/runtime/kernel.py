@@ -2,10 +2,11 @@
 
 A `Kernel` keeps its machine code alive: `address` is valid as long as the kernel is. A call checks
 its arguments (`runtime.entry`), then runs native code without holding Python's lock; any number of
-threads may call one kernel, each with results and a workspace of its own. A factor that was packed
-for the kernel (`nkdsl.pack`) surprises those checks, and is then found out; so are tensors.
+threads may call one kernel, each with results and a workspace of its own. Factors that were packed
+for the kernel (`nkdsl.pack`) surprise those checks, and are then found out; so are tensors.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -36,10 +37,9 @@ class _Call(CheckedCall):
 
     def __call__(self, *arguments: object, workspace: npt.NDArray[np.uint8] | None = None) -> None:
         """Check the arguments, then run; see `Kernel.__call__`."""
-        for position, argument in enumerate(arguments):
-            if type(argument) is Packed:
-                self.variants.call(position, arguments, workspace)
-                return
+        if Packed in map(type, arguments):
+            self.variants.call(arguments, workspace)
+            return
         symbol = self.signature.symbol
         arrays = [as_array(x, f"argument {i} of {symbol}") for i, x in enumerate(arguments)]
         super().__call__(*arrays, workspace=workspace)
@@ -178,7 +178,18 @@ class Kernel:
         Raises:
             Unsupported: where this CPU can't run the target's code.
         """
-        return emulated_call(self) if self._emulated else native_entry(self.checked)
+        return self._emulated_entry() if self._emulated else native_entry(self.checked)
+
+    def _emulated_entry(self) -> Entry:
+        call, variants = emulated_call(self), self.variants
+
+        def entry(*arguments: object) -> None:
+            if Packed in map(type, arguments):
+                variants.call(arguments)
+            else:
+                call(*arguments)
+
+        return entry
 
     @cached_property
     def checked(self) -> CheckedCall:
@@ -193,19 +204,33 @@ class Kernel:
 
     @cached_property
     def variants(self) -> Variants:
-        """The kernels that do the same with a packed factor."""
-        symbol, emulate = self.signature.symbol, self._emulated
-        return Variants(self._source, symbol, self.target, self.plan, emulate=emulate)
+        """The kernels that do the same with some arguments packed."""
+        return Variants(
+            self._source,
+            self.signature.symbol,
+            self.target,
+            self.plans,
+            [parameter.name for parameter in self.signature.parameters],
+            threads=self._threads,
+            emulate=self._emulated,
+        )
 
-    def packed(self, factor: Packed) -> "Kernel":
-        """The kernel that reads a packed factor, for native callers.
+    def packed(self, *factors: Packed, arguments: Sequence[int | str] | None = None) -> "Kernel":
+        """The kernel that reads packed factors, for native callers.
 
-        It takes the array `factor.panels` in place of the factor's argument.
+        It takes the array `factor.panels` in place of each factor's argument. It is compiled when
+        it is asked for, or called with them packed, for the first time.
+
+        Args:
+            factors: in the order of the arguments that they are.
+            arguments: which arguments these are, by position or name; may be left out where only
+                one choice of arguments fits.
 
         Raises:
-            InvalidInput: for a factor that was packed for another kernel, saying what differs.
+            InvalidInput: for a factor that was packed for another kernel, saying what differs; and
+                where several choices of arguments fit.
         """
-        return self.variants.reader(factor)[1]
+        return self.variants.reader(factors, arguments)
 
     def __call__(
         self,

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nkdsl.bench import gemm, gemm_ours, mlp
+from nkdsl.bench import gemm, mlp
 from nkdsl.bench.gemm import GemmOptions, run_gemm
 from nkdsl.bench.gemm_sets import PACKED, PLAIN, Case
 from nkdsl.bench.gemm_turns import Entrant, Pace
 from nkdsl.bench.gemm_worker import GEMM, MLP, Host, Place, make_engine, task_of
-from nkdsl.bench.mlp_ours import ENGINE, arguments, chain_ir, mlir_text
+from nkdsl.bench.mlp_ours import ENGINE, arguments, mlir_text
 from nkdsl.bench.mlp_problem import (
     ACTIVATIONS,
     SCALE,
@@ -41,6 +41,7 @@ from nkdsl.bench.peers.mlp import TorchCompileEngine
 from nkdsl.bench.problem import PRODUCTS, Array, Types, unpack
 from nkdsl.bench.timing import NativeContender, PythonContender
 from nkdsl.frontend import load, make_context
+from nkdsl.packed import Packed
 from nkdsl.types import ElementType
 
 DTYPES = ("f32", "bf16", "s8s8", "u8s8")
@@ -169,37 +170,23 @@ def test_ours_says_why_it_cannot() -> None:
 
 
 @pytest.mark.isa("avx2", "fma")
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "u8s8"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_ours_calls_a_kernel_a_layer_on_packed_weights(dtype: str, activation: str) -> None:
-    operands = make_mlp(Mlp(5, (24, 40, 40, 40), activation), PRODUCTS[dtype])
+def test_ours_is_one_function_on_packed_weights(dtype: str, activation: str) -> None:
+    operands = make_mlp(Mlp(5, (24, 40, 40, 30), activation), PRODUCTS[dtype])
     made = make_engine(ENGINE, 1, "x86-64-v3").make(operands, PACKED)
-    made.contender.run(1)
+    contender = made.contender
+    assert isinstance(contender, NativeContender)
+    contender.run(1)
     assert mlp_fault(operands, thorough=True) is None
-    assert made.contender.detail.startswith("3 kernels, weights packed: #nanokernel.plan")
-
-
-def test_a_chain_calls_every_kernel_in_order() -> None:
-    layers = [NativeContender("ours", 64, (1, 2), 10), NativeContender("ours", 128, (3,), 10)]
-    calls = re.findall(r"call .*", chain_ir(layers))
-    assert calls == [
-        "call void inttoptr (i64 64 to ptr)(i64 1, i64 2)",
-        "call void inttoptr (i64 128 to ptr)(i64 3)",
-    ]
-
-
-@pytest.mark.isa("avx2", "fma")
-def test_layers_of_one_shape_share_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: list[str] = []
-
-    def compile_text(text: str, target: str, threads: int) -> Any:
-        texts.append(text)
-        return gemm_ours.compile_text(text, target, threads)
-
-    monkeypatch.setattr("nkdsl.bench.mlp_ours.compile_text", compile_text)
-    row = Mlp(5, (24, 16, 16, 16))
-    make_engine(ENGINE, 1, "x86-64-v3").make(make_mlp(row, PRODUCTS["f32"]), PACKED)
-    assert texts == [mlir_text(Mlp(5, widths), "f32") for widths in ((24, 16), (16, 16))]
+    assert contender.detail.startswith("weights packed: #nanokernel.plan")
+    packed = [owner for owner in contender.keep if isinstance(owner, Packed)]
+    assert len(packed) == 3
+    assert [contender.arguments.index(each.address) for each in packed] == (
+        [1, 4, 7] if activation == "relu" else [1, 3, 5]
+    )
+    plain = {weight.ctypes.data for weight in operands.weights}
+    assert plain.isdisjoint(contender.arguments)
 
 
 # ---------------------------------------------------------------------------------------- workers

@@ -7,9 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+import nkdsl
 from nkdsl.backends.mlir import find_tool
 from nkdsl.cli.main import COMMANDS, main
 from nkdsl.errors import ToolNotFound
@@ -276,6 +278,190 @@ def test_run_takes_programs_of_several_products(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("kernel  8x8x8") == 2
     assert "128 elements agree with numpy" in out
+
+
+WEIGHTS = LAYERS.replace("%b: memref<24xbf16>,", "%b: memref<24xbf16>, %v: memref<24x24xbf16>,", 1)
+WEIGHTS = WEIGHTS.replace("%w[n, k]", "%v[n, k]")
+"""Two layers with weights of their own, at the positions 1 and 3."""
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> str:
+    """The path of a program of two layers."""
+    path = tmp_path / "layers.mlir"
+    path.write_text(WEIGHTS)
+    return str(path)
+
+
+@needs_mlir
+@pytest.mark.parametrize(
+    ("told", "packed"),
+    [("w", ["w"]), ("3", ["v"]), ("1,v", ["w", "v"]), ("all", ["w", "v"]), ("x", ["x"])],
+)
+def test_run_packs_arguments_and_checks_what_reads_them(told, packed, layers, capsys, monkeypatch):
+    from nkdsl.packed import Variants
+
+    ran: list[list[int]] = []
+    call = Variants.call
+
+    def noted(self, arguments, workspace=None):
+        ran.append([p for p, x in enumerate(arguments) if isinstance(x, nkdsl.Packed)])
+        call(self, arguments, workspace)
+
+    monkeypatch.setattr(Variants, "call", noted)
+    assert main(["run", layers, "--rounds", "1", "--pack", told]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"packed  (\w+): ", out) == packed
+    assert len(re.findall(r"24x24 bfloat16 rhs, panels of \d+", out)) == len(set(packed) - {"x"})
+    assert ran == [[{"x": 0, "w": 1, "v": 3}[name] for name in packed]] * 2
+    assert "small integers come out exactly" in out
+    assert re.search(r"speed +nkdsl .* GF/s", out)
+
+
+@needs_mlir
+def test_run_exposes_panels_that_are_read_wrongly(layers, capsys, monkeypatch):
+    from nkdsl.packed.layout import filled
+
+    monkeypatch.setattr(
+        "nkdsl.packed.variants.filled", lambda array, layout: filled(array[::-1], layout)
+    )
+    assert main(["run", layers, "--rounds", "0", "--pack", "v"]) == 1
+    assert "error: wrong answer: " in capsys.readouterr().err
+
+
+@needs_mlir
+def test_run_times_the_kernel_that_reads_the_panels(layers, capsys, monkeypatch):
+    from nkdsl.cli import run
+
+    timed = []
+    ours = run._ours
+
+    def noted(kernel, arrays, flops):
+        timed.append([array.ndim for array in arrays])
+        return ours(kernel, arrays, flops)
+
+    monkeypatch.setattr(run, "_ours", noted)
+    assert main(["run", layers, "--rounds", "1", "--pack", "w", "--target", "x86-64-v3"]) == 0
+    assert timed == [[2, 3, 1, 2, 2, 2]]
+
+
+@needs_mlir
+def test_explain_measures_the_kernel_that_reads_the_panels(capsys, monkeypatch):
+    from nkdsl.cli import run
+
+    timed = []
+    ours = run._ours
+
+    def noted(kernel, arrays, flops):
+        timed.append([array.ndim for array in arrays])
+        return ours(kernel, arrays, flops)
+
+    monkeypatch.setattr(run, "_ours", noted)
+    given = ["explain", "8x30x20", "--target", "x86-64-v3", "--pack", "b", "--measure"]
+    assert main(given) == 0
+    assert re.search(r"measured  .*% of peak", capsys.readouterr().out)
+    assert timed == [[2, 3, 2]]
+
+
+@needs_mlir
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ("q", "layers has no argument 'q'; its arguments are x, w, b, v, t, y"),
+        ("9", "layers has no argument 9; positions are 0 to 5"),
+        ("b", r"argument 2 \('b'\) of layers can't be packed: it is no factor of a product"),
+        ("x,w", "each product of layers reads one packed factor"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "compile", "explain"])
+def test_what_can_not_be_packed_is_refused(command, told, error, layers, capsys):
+    assert main([command, layers, "--pack", told, "--target", "x86-64-v3"]) == 1
+    captured = capsys.readouterr()
+    assert re.search(f"error: .*{error}", captured.err)
+    assert not captured.out
+
+
+@needs_mlir
+@pytest.mark.parametrize("command", ["run", "compile", "explain"])
+def test_all_is_refused_where_there_is_nothing_to_pack(command, tmp_path, capsys):
+    path = tmp_path / "chain.mlir"
+    path.write_text(TWO_PRODUCTS)  # both have the same right factor
+    assert main([command, str(path), "--pack", "all"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"error: there is nothing to pack: .* something else uses it, too", error)
+
+
+@needs_mlir
+def test_all_says_what_it_leaves_out(tmp_path, capsys):
+    path = tmp_path / "mixed.mlir"
+    text = TWO_PRODUCTS.replace("%c: memref<8x8xf64>)", "%c: memref<8x8xf64>, %v: memref<8x8xf64>)")
+    third = (
+        "linalg.matmul ins(%c, %v : memref<8x8xf64>, memref<8x8xf64>) outs(%t : memref<8x8xf64>)"
+    )
+    path.write_text(text.replace("  return", f"  {third}\n  return"))
+    assert main(["run", str(path), "--rounds", "0", "--pack", "all"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"packed  v: 8x8 float64 rhs", out)
+    assert re.search(r"packed  not packed: argument 1 \('b'\) of chain .* something else uses", out)
+
+
+def test_explain_tells_what_reads_the_panels(layers, capsys):
+    assert main(["explain", layers, "--target", "znver4", "--pack", "v"]) == 0
+    out = capsys.readouterr().out
+    assert re.match(
+        r"packed +v: 24x24 bfloat16 rhs, panels of 32 in groups of 2; lies as \[1\]", out
+    )
+    assert len(re.findall(r"^product ", out, re.M)) == 2
+    assert out.count("n0 = 1, n1 = 24") == 1 and out.count("B: lies in groups") == 1
+
+
+@needs_mlir
+def test_a_compiled_library_reads_panels_as_its_header_says(layers, tmp_path, capsys):
+    out, header = tmp_path / "layers.so", tmp_path / "layers.h"
+    given = ["--pack", "all", "--target", "x86-64-v3", "--emit=so"]
+    assert main(["compile", layers, *given, "-o", str(out), "--header", str(header)]) == 0
+    assert capsys.readouterr().err.count("packed  ") == 2
+    text = header.read_text()
+    random = np.random.default_rng(0)
+    x, w, b, v, t, y = (
+        random.integers(-1, 2, shape).astype(ml_dtypes.bfloat16)
+        for shape in ((5, 24), (24, 24), (24,), (24, 24), (5, 24), (5, 24))
+    )
+    expected = y.astype(np.float32)
+    hidden = np.maximum(x.astype(np.float32) @ w.astype(np.float32) + b.astype(np.float32), 0)
+    expected += hidden @ v.astype(np.float32).T
+    panels = {name: _as_told(text, name, array) for name, array in (("w", w), ("v", v))}
+    arrays = (x, panels["w"], b, panels["v"], t, y)
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    if "workspace" in text:
+        pointers.append(ctypes.c_void_p(np.zeros(1 << 16, np.uint8).ctypes.data))
+    ctypes.CDLL(str(out)).layers(*pointers)
+    assert np.abs(expected).max() > 3
+    np.testing.assert_array_equal(y.astype(np.float32), expected)
+
+
+def _as_told(header: str, name: str, array: np.ndarray) -> np.ndarray:
+    """An array laid out by a header's words."""
+    sizes = re.search(rf"\* {name}((?:\[\d+\])+): ", header)
+    place = re.search(rf"row i and column j is {name}((?:\[[ij /%\d]+\])+)$", header, re.M)
+    assert sizes and place
+    panels = np.zeros([int(n) for n in re.findall(r"\d+", sizes[1])], array.dtype)
+    indices = [index.replace("/", "//") for index in re.findall(r"\[(.*?)\]", place[1])]
+    for i, j in np.ndindex(array.shape):
+        panels[tuple(eval(index, {"i": i, "j": j}) for index in indices)] = array[i, j]
+    return panels
+
+
+def test_compile_packs_all_weights_of_several_functions_or_none_by_name(layers, capsys):
+    path = Path(layers)
+    path.write_text(WEIGHTS + WEIGHTS.replace("@layers", "@again"))
+    given = ["compile", layers, "--emit=nanokernel", "--target", "x86-64-v3", "--pack"]
+    assert main([*given, "all"]) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"%[wv]: memref<\d+x24x\d+xbf16>", out)) == 4
+    assert main([*given, "w"]) == 1
+    error = capsys.readouterr().err
+    assert "names arguments of one function, but the program has layers, again" in error
 
 
 @needs_mlir

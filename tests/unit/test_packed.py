@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 import nkdsl
-from nkdsl import api, packed
-from nkdsl.dialects.nanokernel import GemmOp, PackOp
+from nkdsl import api
+from nkdsl.dialects.nanokernel import PackOp
 from nkdsl.errors import InvalidInput, Unsupported
 from nkdsl.frontend import make_context, parse
+from nkdsl.packed.layout import filled
+from nkdsl.packed.program import Program
+from nkdsl.planner.cost import chunk_count
 from nkdsl.runtime import openmp
 from nkdsl.runtime.address import address_of
 from nkdsl.runtime.workspace import ALIGNMENT
@@ -257,12 +260,8 @@ def test_signs_of_a_packed_factor_stay():
     assert "const uint8_t *a, const int8_t *b" in reader.c_declaration
 
 
-def test_a_factor_whose_partner_is_flipped_can_not_be_packed():
-    kernel = narrow("s8s8", 48, 20, target=_runs("znver4"))
-    with pytest.raises(
-        Unsupported, match=r"both factors are int8, .* give the other factor as uint8"
-    ):
-        nkdsl.pack(operands(kernel)[1], like=kernel)
+def test_factors_of_one_sign_can_be_packed():
+    check(narrow("s8s8", 48, 20, target=_runs("znver4")))
     check(narrow("s8s8", 48, 20))  # AVX2 multiplies what is extended
 
 
@@ -453,14 +452,37 @@ def test_a_written_plan_is_kept():
     assert kernel.packed(factor).plans == kernel.plans
 
 
-def test_threads():
+@pytest.mark.parametrize(("m", "n", "k"), [(96, 304, 320), (200, 500, 512), (256, 1024, 512)])
+@pytest.mark.parametrize("target", [TARGET, "znver4"])
+def test_two_threads_compute_what_one_does(m, n, k, target):
     if openmp.ensure_loaded() is None:
         pytest.skip("there is no OpenMP runtime")
-    kernel = compiled(96, 300, 70, from_zero=True, threads=2)
-    assert "threads = 2" in kernel.plan
-    reader = kernel.packed(check(kernel))
-    if any(f"x{width}" in reader.plan for width in (64, 80, 96)):
-        assert "threads = 2" in reader.plan
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    results = []
+    for threads in (1, 2):
+        kernel = compiled(m, n, k, from_zero=True, threads=threads, target=_runs(target))
+        factor = nkdsl.pack(b, like=kernel)
+        c = np.empty((m, n), np.float32)
+        kernel(a, factor, c)
+        results.append(c)
+        shared = any(f"threads = {threads}" in plan for plan in kernel.packed(factor).plans)
+    assert shared or m < 256
+    assert (results[0] == results[1]).all()
+
+
+def test_sums_of_two_threads_are_cut_where_those_of_one_are():
+    """Here the plan that threads would share best cuts the reduction in two."""
+    a, b, c = "memref<64x768xbf16>", "memref<768x3072xbf16>", "memref<64x3072xf32>"
+    text = f"""func.func @f(%a: {a}, %b: {b}, %c: {c}) {{
+      nanokernel.gemm ins(%a[m, k], %b[k, n] : {a}, {b}) outs(%c[m, n] : {c}) from zero
+      return
+    }}"""
+    module = parse(text, "product", make_context())
+    product = Program.read(module, "f", ("a", "b", "c")).product(1)
+    choices = [product.best(get_target(TARGET), threads) for threads in (1, 2)]
+    parts = [{chunk_count(product.problem, plan) for plan in each.plans} for each in choices]
+    assert parts[0] == parts[1] == {1}
 
 
 def test_the_kernel_can_go():
@@ -499,7 +521,7 @@ UNPACKABLE = {
         linalg.matmul ins(%a, %b : memref<?x?xf32>, memref<?x?xf32>) outs(%c : memref<?x?xf32>)
         return
       }""",
-    "this one has 2": """
+    "f has 2 products; none of its arguments can be packed": """
       func.func @f(%a: memref<4x4xf32>, %b: memref<4x4xf32>, %c: memref<4x4xf32>) {
         linalg.matmul ins(%a, %b : memref<4x4xf32>, memref<4x4xf32>) outs(%c : memref<4x4xf32>)
         linalg.matmul ins(%a, %b : memref<4x4xf32>, memref<4x4xf32>) outs(%c : memref<4x4xf32>)
@@ -529,7 +551,8 @@ UNPACKABLE = {
 @pytest.mark.parametrize("message", UNPACKABLE)
 def test_kernels_that_read_no_packed_factor(message):
     kernel = nkdsl.compile(UNPACKABLE[message], target=TARGET)
-    with pytest.raises(Unsupported, match=f"the rhs of f can't be packed: .*{message}"):
+    what = r"(the rhs|argument 0 \('b'\)) of f"
+    with pytest.raises(Unsupported, match=f"{what} can't be packed: .*{message}"):
         nkdsl.pack(np.zeros((4, 4), np.float32), like=kernel)
 
 
@@ -625,17 +648,18 @@ def test_every_width_is_right():
     """What the planner doesn't choose here, it may elsewhere."""
     kernel = compiled(n=RAGGED)
     a, b, _ = operands(kernel)
-    product = packed._Product.read(kernel.variants._source, "product", "rhs")
+    product = kernel.variants.program.product(1)
     (instruction,) = product.instructions(kernel.target)
     widths = product.widths(kernel.target, instruction)
     assert len(widths) > 1
     for width in widths:
-        variant = product.variant(width, kernel.target, instruction, 1)
-        if variant is None:
+        choice = product.choice(width, kernel.target, instruction)
+        if choice is None:
             continue
-        gemms = [op for op in variant.module.walk() if isinstance(op, GemmOp)]
-        assert len(gemms) == len(variant.plans) == (2 if width < RAGGED else 1)
-        reader = nkdsl.compile(variant.module, target=TARGET)
+        module = product.module.clone()
+        gemms = product.rewritten(module, choice.layout)
+        assert len(gemms) == len(choice.plans) == (2 if width < RAGGED else 1)
+        reader = nkdsl.compile(module, target=TARGET)
         c = np.zeros((M, RAGGED), np.float32)
-        reader(a, packed._filled(b, variant.layout), c)
+        reader(a, filled(b, choice.layout), c)
         assert (c == a @ b).all()

@@ -188,6 +188,7 @@ def chunk_depth(problem: Problem, plan: PlanAttr) -> int:
 Runs = tuple[Run, ...]
 
 FACTORS: tuple[Role, ...] = ("lhs", "rhs")
+OPERANDS: tuple[Role, ...] = (*FACTORS, "out")
 
 
 def split_block(
@@ -323,6 +324,7 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
     lhs, rhs = (factor_source(problem, target, plan, instruction, role) for role in ("lhs", "rhs"))
     chunks, depth = chunk_count(problem, plan), chunk_depth(problem, plan)
     loads_result = chunks > 1 or not problem.from_zero
+    far = cache_level(target, sum(operand_bytes(problem).values())) > 1
     calls: list[Call] = []
     for row_run in rows:
         for column_run in columns:
@@ -343,8 +345,9 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
             cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
             if max(lhs.level, rhs.level) > 1:
                 cycles *= FAR_STEP
-            if outgrows_l2(problem, target):
-                cycles += -(-depth // tile.depth) * friction(target, tile, step)
+            cycles += -(-depth // tile.depth) * (
+                friction(target, tile, step) if far else _near_friction(target, step)
+            )
             pieces = _result_pieces(problem, plan, row_run.size, column_run.size)
             cycles += pieces * PIECE_CYCLES * (1.0 - _hidden_share(target, tile))
             calls.append(Call(row_run, column_run, tile, step, cycles))
@@ -364,6 +367,24 @@ def friction(target: Target, tile: Tile, step: Step) -> float:
     """Cycles of a step that its data's way through the caches adds, however little it is."""
     loads = (tile.lhs_loads + tile.rhs_loads) / target.loads_per_cycle
     return STREAM_FRICTION * step.stream + LOAD_FRICTION * loads
+
+
+def _near_friction(target: Target, step: Step) -> float:
+    """The same in a product that L2 holds: little, and hidden where blocks wait for their stores."""
+    return STREAM_FRICTION * step.stream if target.store_buffer else 0.0
+
+
+def operand_bytes(problem: Problem) -> dict[Role, int]:
+    """The bytes of each operand, all iterators counted."""
+    return {
+        role: (problem.result.size if role == "out" else problem.size)
+        * math.prod(
+            size
+            for size, stride in zip(problem.sizes, problem.operand_named(role).strides, strict=True)
+            if stride
+        )
+        for role in OPERANDS
+    }
 
 
 def outgrows_l2(problem: Problem, target: Target) -> bool:
@@ -402,15 +423,7 @@ def _arrival(problem: Problem, target: Target, plan: PlanAttr) -> float:
 
     What is used only once arrives in the steps themselves, and is counted there.
     """
-    sizes = {
-        role: problem.size
-        * math.prod(
-            size
-            for size, stride in zip(problem.sizes, problem.operand_named(role).strides, strict=True)
-            if stride
-        )
-        for role in FACTORS
-    }
+    sizes = {role: size for role, size in operand_bytes(problem).items() if role != "out"}
     level = cache_level(target, sum(sizes.values()))
     if level <= 1:
         return 0.0

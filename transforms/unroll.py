@@ -726,27 +726,14 @@ class Unroller:
         lanes = product.registers[0].lanes
         if product.instruction.widened and scalar.type.element_type == bf16:
             return self._extended_bf16(scalar, lanes, offsets)
-        value = self.build.broadcast(
-            scalar, lanes, offsets, group, active, self._broadcast_instruction(product)
+        named = self.target.broadcast_instruction(
+            product.instruction, len(product.registers), product.count
         )
+        value = self.build.broadcast(scalar, lanes, offsets, group, active, named)
         if product.flips:
             signs = self.build.splat(scalar.type.element_type, lanes * group, SIGN_BIT)
             value = self.loops.insert(arith.XOrIOp(value, signs)).result
         return self._widened(value, product.instruction, left=not product.lhs_is_vector)
-
-    def _broadcast_instruction(self, product: OuterProduct) -> str | None:
-        """The one that the target names, where the loads of a step take most of its time.
-
-        Elsewhere LLVM's is as good, and LLVM may move it, or make it a part of a multiplication.
-        """
-        element = element_type_of(product.scalar.type.element_type)
-        loaded, count = len(product.registers), product.count
-        if element.is_integer or product.instruction.widened or loaded == 1:
-            return None
-        loads = (loaded + count) / self.target.loads_per_cycle
-        if 2.0 * loads <= loaded * count / product.instruction.per_cycle:
-            return None
-        return self.target.broadcasts.get(element.size * product.group)
 
     def _extended_bf16(self, scalar: Access, lanes: int, offsets: Sequence[int]) -> SSAValue:
         """One number of bf16 in all lanes, as f32.

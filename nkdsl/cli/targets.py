@@ -105,6 +105,10 @@ def _table(target: Target) -> Iterator[str]:
     yield f"  masked registers {'yes' if target.masked else 'no'}"
     yield f"  loads a cycle    {target.loads_per_cycle:g}"
     yield f"  stores a cycle   {target.stores_per_cycle:g}"
+    if target.store_buffer:
+        yield f"  store buffer     {target.store_buffer} registers"
+    if target.broadcasts:
+        yield f"  broadcasts by    {' '.join(target.broadcasts.values())}"
     yield f"  shuffles a cycle {target.shuffles_per_cycle:g}"
     yield f"  issue width      {target.issue_width} micro-ops"
     yield f"  micro-op cache   {target.micro_op_cache}"

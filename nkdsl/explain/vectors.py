@@ -27,7 +27,14 @@ from nkdsl.explain.product import (
     sums_apart_rows,
 )
 from nkdsl.planner.blocking import predict_blocked, residents, sides_of
-from nkdsl.planner.cost import STREAMED, predict, reuse_distance, source_level
+from nkdsl.planner.cost import (
+    STREAMED,
+    THREADS_A_CORE,
+    hidden_share,
+    predict,
+    reuse_distance,
+    source_level,
+)
 from nkdsl.planner.problem import Role
 from nkdsl.planner.registers import Tile, block_tile, registers_of
 from nkdsl.planner.split import Run, even_split
@@ -160,6 +167,25 @@ def _step(e: Explained) -> Iterator[str]:
     )
     rate = tile.instructions * i.flops / step.cycles
     yield row("", f"* is the bound: {rate:.1f} of {e.peak:g} operations a cycle")
+    yield from _way_out(e, tile)
+
+
+def _way_out(e: Explained, tile: Tile) -> Iterator[str]:
+    """What the core hides of a block's stores, and which instruction broadcasts."""
+    target = e.target
+    if target.store_buffer:
+        room = target.store_buffer // THREADS_A_CORE
+        yield row(
+            "stores",
+            f"{tile.instructions} of a block, of {room} that a thread may buffer: "
+            f"{hidden_share(target, tile):.0%} hidden by the next block",
+        )
+    if e.lanes == "k":
+        return
+    loads, sides = {"lhs": tile.lhs_loads, "rhs": tile.rhs_loads}, sides_of(e.lanes)
+    named = target.broadcast_instruction(e.instruction, loads[sides.vector], loads[sides.broadcast])
+    if named is not None:
+        yield row("broadcast", f"by {named}, which the target's table prefers to LLVM's choice")
 
 
 def _work(tile: Tile, instruction: Instruction) -> str:

@@ -349,7 +349,7 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
                 friction(target, tile, step) if far else _near_friction(target, step)
             )
             pieces = _result_pieces(problem, plan, row_run.size, column_run.size)
-            cycles += pieces * PIECE_CYCLES * (1.0 - _hidden_share(target, tile))
+            cycles += pieces * PIECE_CYCLES * (1.0 - hidden_share(target, tile))
             calls.append(Call(row_run, column_run, tile, step, cycles))
     return Cost(
         calls=tuple(calls),
@@ -370,7 +370,10 @@ def friction(target: Target, tile: Tile, step: Step) -> float:
 
 
 def _near_friction(target: Target, step: Step) -> float:
-    """The same in a product that L2 holds: little, and hidden where blocks wait for their stores."""
+    """The same in a product that L2 holds, for tables that tell the store buffer's size.
+
+    Others count it among what is lost between two blocks.
+    """
     return STREAM_FRICTION * step.stream if target.store_buffer else 0.0
 
 
@@ -474,7 +477,7 @@ def _call_cycles(
     looped = steps > plan.k_unroll.data
     moved = max(loaded / target.loads_per_cycle, tile.instructions / target.stores_per_cycle)
     waits = instruction.latency + (target.refill_cycles if looped else instruction.latency)
-    hidden = _hidden_share(target, tile)
+    hidden = hidden_share(target, tile)
     return (
         steps * step.cycles
         + (moved + waits) * (1.0 - hidden)
@@ -483,7 +486,7 @@ def _call_cycles(
     )
 
 
-def _hidden_share(target: Target, tile: Tile) -> float:
+def hidden_share(target: Target, tile: Tile) -> float:
     """The part of what is lost between two blocks that the work on the second one hides."""
     if not target.store_buffer:
         return 0.0

@@ -262,6 +262,28 @@ class Target:
         """Cheap, because the planner's caches use targets as keys."""
         return hash(self.name)
 
+    def broadcast_instruction(
+        self, instruction: Instruction, registers: int, elements: int
+    ) -> str | None:
+        """What loads an element, or a group, into all lanes; None to leave that to LLVM.
+
+        The table's own instruction is for steps whose loads take more than half of their time, and
+        only where each element is multiplied several times. Elsewhere LLVM's is as good, and LLVM
+        may move it, or make it a part of a multiplication.
+
+        Args:
+            instruction: what multiplies.
+            registers: those that are loaded in a step.
+            elements: those that are broadcast.
+        """
+        factor = instruction.operand_type
+        if factor.is_integer or instruction.widened or registers == 1:
+            return None
+        loads = (registers + elements) / self.loads_per_cycle
+        if 2.0 * loads <= registers * elements / instruction.per_cycle:
+            return None
+        return self.broadcasts.get(factor.size * instruction.k)
+
     def instruction(self, name: str) -> Instruction:
         """The instruction called `name`; raises `Unsupported` with the list of those known."""
         every = (*self.instructions, *self.tile_instructions)

@@ -59,6 +59,16 @@ def test_the_bound_that_is_marked_is_the_largest(capsys):
     assert max(lines, key=lambda line: float(line[2]))[0] == "*"
 
 
+def test_what_the_next_block_hides_is_told_where_the_table_knows_it(capsys):
+    short = explained(["64x64x32", "--target", "znver4"], capsys)
+    assert "of 16 that a thread may buffer: 100% hidden" in section(short, "stores")
+    assert "by vpbroadcastd" in section(short, "broadcast")
+    long = explained(["1024x1024x1024", "--target", "znver4"], capsys)
+    assert ": 0% hidden" in section(long, "stores")
+    assert "\nbroadcast " not in long
+    assert "\nstores " not in explained(["64x64x32", "--target", "znver5"], capsys)
+
+
 def test_no_plan_shown_beside_the_chosen_one_is_predicted_to_be_faster(capsys):
     out = explained(["127x255x511", "--target", "skylake-avx512"], capsys)
     others = re.findall(r"cycles, ([+-]\d+\.\d+)%", section(out, "others"))

@@ -433,9 +433,9 @@ class Product:
         assert isinstance(panels.type, MemRefType)
         shape = panels.type.get_shape()
         strides = [prod(shape[d + 1 :]) for d in range(len(shape))]
-        # Where a view begins is known, but functions that threads share are told offsets only
-        # where types leave them open.
-        type_ = MemRefType(panels.type.element_type, sizes, StridedLayoutAttr(strides, None))
+        start = first * strides[0] + step * strides[1]
+        layout = StridedLayoutAttr(strides, start or None)
+        type_ = MemRefType(panels.type.element_type, sizes, layout)
         offsets = [first, step, *[0] * (len(shape) - 2)]
         part = memref.SubviewOp.get(panels, offsets, sizes, [1] * len(shape), type_)
         Rewriter.insert_op(part, InsertPoint.before(op))
@@ -468,7 +468,7 @@ class Product:
         sizes[dimension : dimension + 1] = parts
         steps[dimension : dimension + 1] = stride * width, stride
         start = offset + first * width * stride
-        type_ = MemRefType(extra.type.element_type, sizes, StridedLayoutAttr(steps, None))
+        type_ = MemRefType(extra.type.element_type, sizes, StridedLayoutAttr(steps, start or None))
         cast = memref.ReinterpretCastOp(extra, [], [], [], [start], sizes, steps, type_)
         Rewriter.insert_op(cast, InsertPoint.before(op))
         results = list(map_.results)

@@ -81,6 +81,32 @@ def test_a_plan_whose_sums_would_differ_is_not_shared(
     assert np.array_equal(results[0], results[1])
 
 
+PART = """
+func.func @product(%a: memref<97x301xf32>, %all: memref<310x96xf32>, %c: memref<97x64xf32>) {
+  %zero = arith.constant 0.0 : f32
+  %b = memref.subview %all[5, 7] [301, 64] [1, 1]
+      : memref<310x96xf32> to memref<301x64xf32, strided<[96, 1], offset: 487>>
+  linalg.fill ins(%zero : f32) outs(%c : memref<97x64xf32>)
+  linalg.matmul
+      ins(%a, %b : memref<97x301xf32>, memref<301x64xf32, strided<[96, 1], offset: 487>>)
+      outs(%c : memref<97x64xf32>)
+  return
+}
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_told_where_a_part_of_a_memref_begins(threads: int) -> None:
+    a, b = operands(97, 96, 301, "float32")
+    whole = np.zeros((310, 96), "float32")
+    whole[5:306] = b
+    kernel = nkdsl.compile(PART, "x86-64-v3", threads=threads)
+    assert openmp.is_called(kernel.ir("llvm")) == (threads > 1)
+    c = np.zeros((97, 64), "float32")
+    kernel(a, whole, c)
+    assert np.allclose(c, a.astype("float64") @ b[:, 7:71], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_a_written_number_of_threads_is_obeyed(threads: int) -> None:
     if can_run(get_target("x86-64-v3")):

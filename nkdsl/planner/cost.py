@@ -79,6 +79,11 @@ LOAD_FRICTION = 0.08
 """What of the time that the load ports take in a step the FMAs don't hide: on Zen 4 a block of
 13x32, with 15 loads for 26 instructions, is 1 to 4 % slower than one of 8x48, with 11 for 24."""
 
+CROWDED_FROM, CROWDED_LOADS = 0.75, 0.3
+"""From which part of a step's multiplications on its loads delay them, and how much of what is
+beyond isn't hidden: measured at 127x255x511 on Zen 4, whose rows split lines. Blocks of 6x32 and
+4x48 lose 1.2 and 2 cycles of 12 a step, of 8x48 and 6x64 0.4 of 24."""
+
 STORES_HIDDEN = (0.75, 1.15)
 """Up to which part of what a thread has of the store buffer a block's stores are hidden by the work
 on the next block, and from which part on not at all. Measured on Zen 4, whose threads have 16
@@ -342,14 +347,17 @@ def predict(problem: Problem, target: Target, plan: PlanAttr) -> Cost:
                 panels,
                 grouping_in_place(problem, target, plan, tile),
             )
-            cycles = _call_cycles(target, plan, instruction, tile, step, depth, loads_result)
+            hidden = 0.0 if far else hidden_share(target, tile)
+            cycles = _call_cycles(
+                target, plan, instruction, tile, step, depth, loads_result, hidden
+            )
             if max(lhs.level, rhs.level) > 1:
                 cycles *= FAR_STEP
             cycles += -(-depth // tile.depth) * (
                 friction(target, tile, step) if far else _near_friction(target, step)
             )
             pieces = _result_pieces(problem, plan, row_run.size, column_run.size)
-            cycles += pieces * PIECE_CYCLES * (1.0 - hidden_share(target, tile))
+            cycles += pieces * PIECE_CYCLES * (1.0 - hidden)
             calls.append(Call(row_run, column_run, tile, step, cycles))
     return Cost(
         calls=tuple(calls),
@@ -374,7 +382,10 @@ def _near_friction(target: Target, step: Step) -> float:
 
     Others count it among what is lost between two blocks.
     """
-    return STREAM_FRICTION * step.stream if target.store_buffer else 0.0
+    if not target.store_buffer:
+        return 0.0
+    crowded = max(0.0, step.loads - CROWDED_FROM * step.fma)
+    return STREAM_FRICTION * step.stream + CROWDED_LOADS * crowded
 
 
 def operand_bytes(problem: Problem) -> dict[Role, int]:
@@ -470,14 +481,17 @@ def _call_cycles(
     step: Step,
     depth: int,
     loads_result: bool,
+    hidden: float,
 ) -> float:
-    """Cycles of one call: the steps, the accumulators in and out, what is lost between calls."""
+    """Cycles of one call: the steps, the accumulators in and out, what is lost between calls.
+
+    A part of all but the steps is `hidden` by the next call.
+    """
     steps = -(-depth // tile.depth)
     loaded = tile.instructions if loads_result else 0
     looped = steps > plan.k_unroll.data
     moved = max(loaded / target.loads_per_cycle, tile.instructions / target.stores_per_cycle)
     waits = instruction.latency + (target.refill_cycles if looped else instruction.latency)
-    hidden = hidden_share(target, tile)
     return (
         steps * step.cycles
         + (moved + waits) * (1.0 - hidden)
@@ -487,7 +501,10 @@ def _call_cycles(
 
 
 def hidden_share(target: Target, tile: Tile) -> float:
-    """The part of what is lost between two blocks that the work on the second one hides."""
+    """The part of what is lost between two blocks that the work on the second one hides.
+
+    So it is in products that L2 holds: else stores wait for their lines, too.
+    """
     if not target.store_buffer:
         return 0.0
     whole, none = STORES_HIDDEN

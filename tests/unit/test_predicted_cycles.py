@@ -96,7 +96,7 @@ MODELS = {
         Model(
             "znver4",
             rates={"vdpbf16ps": 1 / 3, "vpdpbusd": 1 / 2},
-            slower={"f32": 1.35, "f64": 1.35, "u8s8": 1.25},
+            slower=dict.fromkeys(("f32", "f64", "u8s8"), 1.35),
         ),
     ),
     # Its block is one row of twelve registers: as many loads as products, and seven prefetches.

@@ -68,7 +68,9 @@ def test_the_loop_holds_exactly_the_instructions_that_are_counted(
 
 
 @x86
-@pytest.mark.parametrize("entry", get_target("graniterapids").tile_instructions, ids=str)
+@pytest.mark.parametrize(
+    "entry", get_target("graniterapids").tile_instructions, ids=lambda entry: entry.name
+)
 def test_the_loop_on_tiles_holds_exactly_the_products_that_are_counted(entry: Instruction) -> None:
     features = ",".join(get_target("graniterapids").required)
     peak = compile_peak(entry, Cpu("x86-64-v4", features))

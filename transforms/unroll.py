@@ -140,6 +140,8 @@ class OuterProduct:
     """Whether the signs of `scalar` are flipped."""
     run_time: SSAValue | None
     """How many elements of the only group exist, where that is known only at run time."""
+    broadcast: str | None
+    """The instruction that copies an element of `scalar` to all lanes, if LLVM is not to choose."""
     panel: Access | None = None
     """Where the registers of `vector` are kept."""
 
@@ -155,11 +157,13 @@ class OuterProduct:
             return cls(
                 *(rhs, lhs, "n", "m", registers, rows, rhs_ahead, lhs_ahead),
                 *(instruction, False, op.depth.value.data, op.flip is not None, op.existing),
+                target.broadcast_instruction(instruction, len(registers), rows),
             )
         registers = _readable(lhs, "m", registers_of(rows, instruction, target))
         return cls(
             *(lhs, rhs, "m", "n", registers, columns, lhs_ahead, rhs_ahead),
             *(instruction, True, op.depth.value.data, op.flip is not None, op.existing),
+            target.broadcast_instruction(instruction, len(registers), columns),
         )
 
     @property
@@ -726,10 +730,7 @@ class Unroller:
         lanes = product.registers[0].lanes
         if product.instruction.widened and scalar.type.element_type == bf16:
             return self._extended_bf16(scalar, lanes, offsets)
-        named = self.target.broadcast_instruction(
-            product.instruction, len(product.registers), product.count
-        )
-        value = self.build.broadcast(scalar, lanes, offsets, group, active, named)
+        value = self.build.broadcast(scalar, lanes, offsets, group, active, product.broadcast)
         if product.flips:
             signs = self.build.splat(scalar.type.element_type, lanes * group, SIGN_BIT)
             value = self.loops.insert(arith.XOrIOp(value, signs)).result

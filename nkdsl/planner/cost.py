@@ -489,13 +489,13 @@ def _call_cycles(
     """
     steps = -(-depth // tile.depth)
     loaded = tile.instructions if loads_result else 0
-    looped = steps > plan.k_unroll.data
     moved = max(loaded / target.loads_per_cycle, tile.instructions / target.stores_per_cycle)
-    waits = instruction.latency + (target.refill_cycles if looped else instruction.latency)
+    refill = target.refill_cycles if steps > plan.k_unroll.data else None
+    restart = instruction.latency if refill is None else refill
     return (
         steps * step.cycles
-        + (moved + waits) * (1.0 - hidden)
-        + (moved + (target.refill_cycles if looped else 0.0)) * NOT_OVERLAPPED * hidden
+        + (moved + instruction.latency + restart) * (1.0 - hidden)
+        + (moved + (refill or 0.0)) * NOT_OVERLAPPED * hidden
         + _horizontal_sum_cycles(tile, target, instruction)
     )
 

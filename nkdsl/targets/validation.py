@@ -63,12 +63,12 @@ def _core_faults(target: Target) -> Iterator[str]:
     for field, value in rates.items():
         if not value > 0:
             yield f"{field} is {value}, but must be positive"
-    delays = {
+    amounts = {
         "refill_cycles": target.refill_cycles,
         "store_buffer": target.store_buffer,
         "prefetch_cycles": target.prefetch_cycles,
     }
-    for field, value in delays.items():
+    for field, value in amounts.items():
         if not value >= 0:
             yield f"{field} is {value}, but must not be negative"
 

@@ -13,6 +13,7 @@ import pytest
 
 import nkdsl
 from nkdsl.backends.mlir import find_tool
+from nkdsl.cli import run
 from nkdsl.cli.main import COMMANDS, main
 from nkdsl.errors import ToolNotFound
 from nkdsl.targets import can_run, get_target, known_targets
@@ -329,34 +330,28 @@ def test_run_exposes_panels_that_are_read_wrongly(layers, capsys, monkeypatch):
     assert "error: wrong answer: " in capsys.readouterr().err
 
 
-@needs_mlir
-def test_run_times_the_kernel_that_reads_the_panels(layers, capsys, monkeypatch):
-    from nkdsl.cli import run
-
-    timed = []
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The dimensions of each array that a kernel is timed on, a list a kernel."""
+    found: list[list[int]] = []
     ours = run._ours
 
     def noted(kernel, arrays, flops):
-        timed.append([array.ndim for array in arrays])
+        found.append([array.ndim for array in arrays])
         return ours(kernel, arrays, flops)
 
     monkeypatch.setattr(run, "_ours", noted)
+    return found
+
+
+@needs_mlir
+def test_run_times_the_kernel_that_reads_the_panels(layers, timed):
     assert main(["run", layers, "--rounds", "1", "--pack", "w", "--target", "x86-64-v3"]) == 0
     assert timed == [[2, 3, 1, 2, 2, 2]]
 
 
 @needs_mlir
-def test_explain_measures_the_kernel_that_reads_the_panels(capsys, monkeypatch):
-    from nkdsl.cli import run
-
-    timed = []
-    ours = run._ours
-
-    def noted(kernel, arrays, flops):
-        timed.append([array.ndim for array in arrays])
-        return ours(kernel, arrays, flops)
-
-    monkeypatch.setattr(run, "_ours", noted)
+def test_explain_measures_the_kernel_that_reads_the_panels(timed, capsys):
     given = ["explain", "8x30x20", "--target", "x86-64-v3", "--pack", "b", "--measure"]
     assert main(given) == 0
     assert re.search(r"measured  .*% of peak", capsys.readouterr().out)

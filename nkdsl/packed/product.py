@@ -3,6 +3,9 @@
 The width of the panels is the planner's choice: of all widths of register blocks, the one whose
 plan is predicted to take the least time. The product that reads them is the same with other index
 maps; where the width divides no size, a second one reads what the last panel holds.
+
+In: a raised program, one of its products, and the argument that is packed (`Product.read`). Out: a
+`Choice`, layout and plans (`best`), and the program that reads it (`rewritten`).
 """
 
 from collections.abc import Hashable, Sequence
